@@ -1,0 +1,15 @@
+//! A simulated Nitro Security Module for backends without one: PCR banks that extend and lock, and
+//! real `COSE_Sign1` documents under a development root.
+//!
+//! It belongs to the host's side and must never be linked into an enclave. Nothing here makes
+//! anybody trust it: its documents are refused unless the verifier has named its root's fingerprint,
+//! and everything in its certificates says "anchorhold development".
+#![forbid(unsafe_code)]
+
+mod chain;
+mod document;
+mod nsm;
+mod root;
+
+pub use nsm::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, Nsm, NsmConfig, NsmError};
+pub use root::{DevelopmentRoot, RootError};

@@ -1,0 +1,378 @@
+//! `anchorhold.toml`: what an image runs, which key service it trusts and what it may reach.
+//!
+//! The file is measured into the image byte for byte, so whoever pins PCR2 has pinned every line of it. This crate
+//! turns its text into a [`Manifest`] or into an error that names the key, the line, the column and the remedy.
+//!
+//! It is pure: it must never read a file, the environment or a clock, and it must never accept a key that it does not
+//! know, since a mistyped line would then silently be no line at all.
+#![forbid(unsafe_code)]
+
+mod check;
+mod error;
+mod table;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+pub use error::{ManifestError, Position};
+use table::{Document, Table};
+
+/// Where the manifest lies inside the image, byte for byte as it was given.
+pub const MANIFEST_PATH: &str = "/anchorhold/anchorhold.toml";
+/// Where the key service's certificate authority (PEM) lies inside the image, if the manifest names one.
+pub const KEY_SERVICE_CA_PATH: &str = "/anchorhold/key-service-ca.pem";
+/// The folder in the enclave's memory where the job finds each of its secrets as a file.
+pub const SECRETS_DIR: &str = "/run/secrets";
+
+/// vsock port on which the enclave answers (HTTP/1.1): health, attestation, calls.
+pub const CONTROL_PORT: u32 = 5000;
+/// vsock port on which the parent answers (HTTP/1.1): relays, credentials, wrapped secrets. All of it untrusted.
+pub const WINDOW_PORT: u32 = 8000;
+/// vsock port on which the parent awaits the enclave's sign of life (AWS's convention: 0xB7 there and back).
+pub const HEARTBEAT_PORT: u32 = 9000;
+/// The vsock context identifier under which an enclave reaches its parent.
+pub const PARENT_CID: u32 = 3;
+
+/// The manifest of an image that was built without one: one program at `/job`, called with lines.
+pub const DEFAULT_MANIFEST: &str = "[job]\ncommand = [\"/job\"]\n";
+
+/// The longest manifest that is accepted, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
+
+/// The whole of `anchorhold.toml`, defaults filled in and every value checked.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Manifest {
+    /// What the image calls itself.
+    pub image: Image,
+    /// The program that sees the plaintext.
+    pub job: Job,
+    /// The key service that releases data keys to this image; none for jobs that need no keys.
+    pub key_service: Option<KeyService>,
+    /// Secrets that the enclave opens for the job, by name.
+    pub secrets: BTreeMap<String, Secret>,
+    /// What the runtime may dial besides the key service.
+    pub egress: Egress,
+    /// What the enclave is given.
+    pub resources: Resources,
+    /// What may leave the enclave as text.
+    pub log: Log,
+}
+
+/// `[image]`: names for people; nothing is decided by them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Image {
+    /// The image's name, at most 128 printable characters.
+    pub name: Option<String>,
+    /// The image's version, at most 128 printable characters.
+    pub version: Option<String>,
+}
+
+/// `[job]`: the program and the limits of one call.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    /// Program and arguments. The program is an absolute path inside the image.
+    pub command: Vec<String>,
+    /// When the program is started.
+    pub mode: JobMode,
+    /// Variables of the job's environment, besides `PATH`, `HOME` and `TMPDIR`.
+    pub environment: BTreeMap<String, String>,
+    /// Bytes of one line, in or out, without its newline; a longer one fails the call. 64 bytes to 64 MiB.
+    pub max_line_bytes: usize,
+    /// Seconds that one call may take. One second to one day.
+    pub timeout_seconds: u64,
+}
+
+/// When the job's program is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobMode {
+    /// One process for each call: lines of JSON in, one line out for each.
+    Calls,
+    /// One process at the enclave's start; the enclave ends with its exit code.
+    Once,
+}
+
+/// `[key_service]`: who releases data keys, and under which key.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KeyService {
+    /// `https://host` or `https://host:port`, without a path.
+    pub endpoint: String,
+    /// The certificate authority's PEM file, beside the manifest when the image is built; its bytes are measured.
+    /// None: Mozilla's roots.
+    pub ca: Option<String>,
+    /// `KeyId` of every Decrypt and `GenerateDataKey`: key ID, alias or ARN.
+    pub key: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    #[serde(skip)]
+    authority: String,
+}
+
+impl KeyService {
+    /// `host:port` of the endpoint in lower case, the port being 443 where the endpoint names none. IPv6 addresses
+    /// stand in brackets.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
+/// `[secrets.<name>]`: a sealed message that the enclave opens into `/run/secrets/<name>`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Secret {
+    /// The key it was sealed under; none: the key service's `key`.
+    pub key: Option<String>,
+}
+
+/// `[egress]`: targets besides the key service.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Egress {
+    /// `host:port`, in lower case.
+    pub allow: Vec<String>,
+}
+
+/// `[resources]`: the size of the enclave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Resources {
+    /// Memory in MiB, 32 to 1,048,576.
+    pub memory_mib: u32,
+    /// Number of CPUs, 1 to 1,024.
+    pub cpus: u32,
+}
+
+/// `[log]`: what the console may show.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Log {
+    /// What happens to the text that the job writes to its standard error.
+    pub job_stderr: JobStderr,
+}
+
+/// What happens to the job's standard error outside debug mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStderr {
+    /// It is thrown away.
+    Drop,
+    /// It goes to the console, which the parent reads.
+    Forward,
+}
+
+impl Manifest {
+    /// Reads and checks the text of a manifest.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by key, line and column. Nothing is accepted in part.
+    pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        if text.len() > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::TooLarge { bytes: text.len() });
+        }
+        let document = Document::parse(text)?;
+        let root = document.root();
+        root.only(&[
+            "image",
+            "job",
+            "key_service",
+            "secrets",
+            "egress",
+            "resources",
+            "log",
+        ])?;
+
+        let image = root
+            .table("image")?
+            .map_or_else(|| Ok(Image::default()), |table| read_image(&table))?;
+        let job = read_job(&root.required_table(
+            "job",
+            "add a table [job] with the program to run, such as command = [\"/job\"]",
+        )?)?;
+        let key_service = root
+            .table("key_service")?
+            .map(|table| read_key_service(&table))
+            .transpose()?;
+        let secrets = match root.table("secrets")? {
+            Some(table) => read_secrets(&table, key_service.is_some())?,
+            None => BTreeMap::new(),
+        };
+        let egress = root
+            .table("egress")?
+            .map_or_else(|| Ok(Egress::default()), |table| read_egress(&table))?;
+        let resources = match root.table("resources")? {
+            Some(table) => {
+                table.only(&["memory_mib", "cpus"])?;
+                Resources {
+                    memory_mib: table
+                        .integer("memory_mib", 32, 1 << 20)?
+                        .unwrap_or(Resources::default().memory_mib),
+                    cpus: table
+                        .integer("cpus", 1, 1024)?
+                        .unwrap_or(Resources::default().cpus),
+                }
+            }
+            None => Resources::default(),
+        };
+        let log = match root.table("log")? {
+            Some(table) => {
+                table.only(&["job_stderr"])?;
+                let choices = [("drop", JobStderr::Drop), ("forward", JobStderr::Forward)];
+                Log {
+                    job_stderr: table
+                        .choice("job_stderr", &choices)?
+                        .unwrap_or(JobStderr::Drop),
+                }
+            }
+            None => Log {
+                job_stderr: JobStderr::Drop,
+            },
+        };
+        Ok(Manifest {
+            image,
+            job,
+            key_service,
+            secrets,
+            egress,
+            resources,
+            log,
+        })
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Resources {
+        Resources {
+            memory_mib: 256,
+            cpus: 1,
+        }
+    }
+}
+
+fn read_image(table: &Table<'_>) -> Result<Image, ManifestError> {
+    table.only(&["name", "version"])?;
+    let label = |key| {
+        table
+            .string(key)?
+            .map(|value| value.checked(check::label))
+            .transpose()
+    };
+    Ok(Image {
+        name: label("name")?,
+        version: label("version")?,
+    })
+}
+
+fn read_job(table: &Table<'_>) -> Result<Job, ManifestError> {
+    table.only(&[
+        "command",
+        "mode",
+        "environment",
+        "max_line_bytes",
+        "timeout_seconds",
+    ])?;
+    let arguments = table.required_strings(
+        "command",
+        "name the program by its path inside the image, such as command = [\"/job\"]",
+    )?;
+    let mut command = Vec::with_capacity(arguments.len());
+    for (index, argument) in arguments.into_iter().enumerate() {
+        let rule = if index == 0 {
+            check::program
+        } else {
+            check::argument
+        };
+        command.push(argument.checked(rule)?);
+    }
+    if command.is_empty() {
+        return Err(table.invalid(
+            "command",
+            "is empty",
+            "name the program, such as command = [\"/job\"]",
+        ));
+    }
+    let mut environment = BTreeMap::new();
+    if let Some(variables) = table.table("environment")? {
+        for name in variables.names() {
+            check::variable_name(name)
+                .map_err(|reason| variables.invalid(name, reason.problem, reason.remedy))?;
+            let value = variables
+                .required_string(name, "")?
+                .checked(check::variable_value)?;
+            environment.insert(name.to_owned(), value);
+        }
+    }
+    Ok(Job {
+        command,
+        mode: table
+            .choice(
+                "mode",
+                &[("calls", JobMode::Calls), ("once", JobMode::Once)],
+            )?
+            .unwrap_or(JobMode::Calls),
+        environment,
+        max_line_bytes: table
+            .integer("max_line_bytes", 64, 64 << 20)?
+            .unwrap_or(1 << 20),
+        timeout_seconds: table.integer("timeout_seconds", 1, 86_400)?.unwrap_or(600),
+    })
+}
+
+fn read_key_service(table: &Table<'_>) -> Result<KeyService, ManifestError> {
+    table.only(&["endpoint", "ca", "key", "region"])?;
+    let endpoint = table.required_string("endpoint", "add endpoint = \"https://host:port\"")?;
+    let authority = endpoint.checked(check::endpoint_authority)?;
+    let endpoint = endpoint.text();
+    Ok(KeyService {
+        endpoint: endpoint.strip_suffix('/').unwrap_or(endpoint).to_owned(),
+        ca: table
+            .string("ca")?
+            .map(|value| value.checked(check::file))
+            .transpose()?,
+        key: table
+            .required_string(
+                "key",
+                "add the key that Decrypt and GenerateDataKey name, such as key = \"alias/cards\"",
+            )?
+            .checked(check::key_id)?,
+        region: table
+            .required_string(
+                "region",
+                "add the region that requests are signed for, such as region = \"us-east-1\"",
+            )?
+            .checked(check::region)?,
+        authority,
+    })
+}
+
+fn read_secrets(
+    table: &Table<'_>,
+    has_key_service: bool,
+) -> Result<BTreeMap<String, Secret>, ManifestError> {
+    let mut secrets = BTreeMap::new();
+    for name in table.names() {
+        check::secret_name(name)
+            .map_err(|reason| table.invalid(name, reason.problem, reason.remedy))?;
+        if !has_key_service {
+            return Err(table.invalid(
+                name,
+                "cannot be opened without a key service",
+                "add a table [key_service], or remove the secret",
+            ));
+        }
+        let secret = table.required_table(name, "")?;
+        secret.only(&["key"])?;
+        let key = secret
+            .string("key")?
+            .map(|value| value.checked(check::key_id))
+            .transpose()?;
+        secrets.insert(name.to_owned(), Secret { key });
+    }
+    Ok(secrets)
+}
+
+fn read_egress(table: &Table<'_>) -> Result<Egress, ManifestError> {
+    table.only(&["allow"])?;
+    let entries = table.strings("allow")?.unwrap_or_default();
+    let allow = entries
+        .into_iter()
+        .map(|entry| entry.checked(check::target))
+        .collect::<Result<_, _>>()?;
+    Ok(Egress { allow })
+}

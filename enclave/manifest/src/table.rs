@@ -1,0 +1,310 @@
+//! Reading typed values out of parsed TOML while keeping, for every error, the key's whole path and its place.
+//!
+//! serde would do the typing, but it loses the path and gives its complaints as text only.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::check::{Reason, nearest};
+use crate::error::{ManifestError, Position};
+
+/// The parsed text.
+pub(crate) struct Document<'i> {
+    text: &'i str,
+    root: Spanned<DeTable<'i>>,
+}
+
+impl<'i> Document<'i> {
+    pub(crate) fn parse(text: &'i str) -> Result<Document<'i>, ManifestError> {
+        let root = DeTable::parse(text).map_err(|error| ManifestError::Syntax {
+            at: position(text, error.span().map_or(text.len(), |span| span.start)),
+            message: error.message().to_owned(),
+        })?;
+        Ok(Document { text, root })
+    }
+
+    pub(crate) fn root(&self) -> Table<'_> {
+        Table {
+            text: self.text,
+            path: String::new(),
+            start: 0,
+            entries: self.root.get_ref(),
+        }
+    }
+}
+
+/// A table of the document, with its path.
+pub(crate) struct Table<'d> {
+    text: &'d str,
+    path: String,
+    start: usize,
+    entries: &'d DeTable<'d>,
+}
+
+/// A string of the document, with its path and place.
+pub(crate) struct Text<'d> {
+    value: &'d str,
+    key: String,
+    at: Position,
+}
+
+impl<'d> Text<'d> {
+    pub(crate) fn text(&self) -> &'d str {
+        self.value
+    }
+
+    /// Applies a rule; what the rule returns is the value in its normal form.
+    pub(crate) fn checked(
+        &self,
+        rule: impl Fn(&str) -> Result<String, Reason>,
+    ) -> Result<String, ManifestError> {
+        rule(self.value).map_err(|reason| ManifestError::Invalid {
+            key: self.key.clone(),
+            at: self.at,
+            problem: reason.problem,
+            remedy: reason.remedy,
+        })
+    }
+}
+
+impl<'d> Table<'d> {
+    /// Refuses every key that is not in `known`; of several unknown ones, the first in the text is reported.
+    pub(crate) fn only(&self, known: &'static [&'static str]) -> Result<(), ManifestError> {
+        let unknown = self
+            .entries
+            .keys()
+            .filter(|key| !known.contains(&key.get_ref().as_ref()))
+            .min_by_key(|key| key.span().start);
+        match unknown {
+            None => Ok(()),
+            Some(key) => Err(ManifestError::UnknownKey {
+                key: self.path_of(key.get_ref()),
+                at: self.position(&key.span()),
+                suggestion: nearest(key.get_ref(), known).map(str::to_owned),
+                known,
+            }),
+        }
+    }
+
+    /// The table's keys, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'d str> {
+        self.entries.keys().map(|key| key.get_ref().as_ref())
+    }
+
+    pub(crate) fn table(&self, key: &str) -> Result<Option<Table<'d>>, ManifestError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        match value.get_ref() {
+            DeValue::Table(entries) => Ok(Some(Table {
+                text: self.text,
+                path: self.path_of(key),
+                start: value.span().start,
+                entries,
+            })),
+            _ => Err(self.wrong_type(key, value, "a table")),
+        }
+    }
+
+    pub(crate) fn required_table(
+        &self,
+        key: &str,
+        remedy: &'static str,
+    ) -> Result<Table<'d>, ManifestError> {
+        self.table(key)?.ok_or_else(|| self.missing(key, remedy))
+    }
+
+    pub(crate) fn string(&self, key: &str) -> Result<Option<Text<'d>>, ManifestError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        match value.get_ref() {
+            DeValue::String(text) => Ok(Some(Text {
+                value: text,
+                key: self.path_of(key),
+                at: self.position(&value.span()),
+            })),
+            _ => Err(self.wrong_type(key, value, "a string in quotes")),
+        }
+    }
+
+    pub(crate) fn required_string(
+        &self,
+        key: &str,
+        remedy: &'static str,
+    ) -> Result<Text<'d>, ManifestError> {
+        self.string(key)?.ok_or_else(|| self.missing(key, remedy))
+    }
+
+    pub(crate) fn strings(&self, key: &str) -> Result<Option<Vec<Text<'d>>>, ManifestError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let DeValue::Array(entries) = value.get_ref() else {
+            return Err(self.wrong_type(key, value, "a list of strings, such as [\"a\", \"b\"]"));
+        };
+        let mut texts = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            let entry_key = format!("{key}[{index}]");
+            match entry.get_ref() {
+                DeValue::String(text) => texts.push(Text {
+                    value: text,
+                    key: self.join(&entry_key),
+                    at: self.position(&entry.span()),
+                }),
+                other => {
+                    return Err(ManifestError::WrongType {
+                        key: self.join(&entry_key),
+                        at: self.position(&entry.span()),
+                        expected: "a string in quotes",
+                        found: other.type_str(),
+                    });
+                }
+            }
+        }
+        Ok(Some(texts))
+    }
+
+    pub(crate) fn required_strings(
+        &self,
+        key: &str,
+        remedy: &'static str,
+    ) -> Result<Vec<Text<'d>>, ManifestError> {
+        self.strings(key)?.ok_or_else(|| self.missing(key, remedy))
+    }
+
+    /// A whole number from `min` to `max`, both included.
+    pub(crate) fn integer<N: TryFrom<u64>>(
+        &self,
+        key: &str,
+        min: u64,
+        max: u64,
+    ) -> Result<Option<N>, ManifestError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let DeValue::Integer(digits) = value.get_ref() else {
+            return Err(self.wrong_type(key, value, "a whole number"));
+        };
+        u64::from_str_radix(digits.as_str(), digits.radix())
+            .ok()
+            .filter(|number| (min..=max).contains(number))
+            .and_then(|number| N::try_from(number).ok())
+            .map(Some)
+            .ok_or_else(|| ManifestError::OutOfRange {
+                key: self.path_of(key),
+                at: self.position(&value.span()),
+                value: digits.to_string(),
+                min,
+                max,
+            })
+    }
+
+    /// One of a few words.
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        words: &[(&'static str, T)],
+    ) -> Result<Option<T>, ManifestError> {
+        let Some(text) = self.string(key)? else {
+            return Ok(None);
+        };
+        match words.iter().find(|(word, _)| *word == text.value) {
+            Some((_, meaning)) => Ok(Some(*meaning)),
+            None => Err(ManifestError::UnknownChoice {
+                key: text.key,
+                at: text.at,
+                value: text.value.to_owned(),
+                choices: words.iter().map(|(word, _)| *word).collect(),
+            }),
+        }
+    }
+
+    /// An error about a key of this table, at the key itself.
+    pub(crate) fn invalid(
+        &self,
+        key: &str,
+        problem: &'static str,
+        remedy: &'static str,
+    ) -> ManifestError {
+        let start = self
+            .entries
+            .keys()
+            .find(|found| found.get_ref() == key)
+            .map_or(self.start, |found| found.span().start);
+        ManifestError::Invalid {
+            key: self.path_of(key),
+            at: position(self.text, start),
+            problem,
+            remedy,
+        }
+    }
+
+    fn missing(&self, key: &str, remedy: &'static str) -> ManifestError {
+        ManifestError::MissingKey {
+            key: self.path_of(key),
+            at: position(self.text, self.start),
+            remedy,
+        }
+    }
+
+    fn wrong_type(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'_>>,
+        expected: &'static str,
+    ) -> ManifestError {
+        ManifestError::WrongType {
+            key: self.path_of(key),
+            at: self.position(&value.span()),
+            expected,
+            found: value.get_ref().type_str(),
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.entries.get(key)
+    }
+
+    /// The path of a key, quoted as TOML would need it.
+    fn path_of(&self, key: &str) -> String {
+        let bare = !key.is_empty()
+            && key
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if bare {
+            self.join(key)
+        } else {
+            self.join(&format!("\"{}\"", key.escape_default()))
+        }
+    }
+
+    fn join(&self, key: &str) -> String {
+        let mut path = self.path.clone();
+        if !path.is_empty() {
+            path.push('.');
+        }
+        let _ = write!(path, "{key}");
+        path
+    }
+
+    fn position(&self, span: &Range<usize>) -> Position {
+        position(self.text, span.start)
+    }
+}
+
+fn position(text: &str, offset: usize) -> Position {
+    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    let line_start = before
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |newline| newline + 1);
+    let in_line = before.get(line_start..).unwrap_or_default();
+    Position {
+        line: before.split(|byte| *byte == b'\n').count(),
+        column: String::from_utf8_lossy(in_line).chars().count() + 1,
+    }
+}

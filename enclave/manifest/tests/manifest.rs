@@ -1,0 +1,395 @@
+//! What the manifest accepts, and how it says what it refuses.
+
+#![allow(clippy::unwrap_used)]
+
+use anchorhold_manifest::{
+    DEFAULT_MANIFEST, JobMode, JobStderr, Manifest, ManifestError, Position,
+};
+use proptest::prelude::*;
+
+const FULL: &str = r#"
+[image]
+name = "cards"
+version = "1.0.0"
+[job]
+command = ["/job", "--strict"]
+mode = "once"
+environment = { KEY = "v", _B2 = "" }
+max_line_bytes = 2048
+timeout_seconds = 5
+[key_service]
+endpoint = "https://KMS.example:8443/"
+ca = "ca.pem"
+key = "alias/cards"
+region = "us-east-1"
+[secrets.tokenization-key]
+key = "alias/cards-secrets"
+[secrets.other]
+[egress]
+allow = ["Example.com:443", "[::1]:80", "10.0.0.1:1"]
+[resources]
+memory_mib = 512
+cpus = 2
+[log]
+job_stderr = "forward"
+"#;
+
+fn refusal(text: &str) -> ManifestError {
+    Manifest::parse(text).unwrap_err()
+}
+
+/// A whole manifest around the given key service lines.
+fn with_endpoint(endpoint: &str) -> String {
+    format!(
+        "[job]\ncommand = [\"/job\"]\n[key_service]\nendpoint = \"{endpoint}\"\nkey = \"k\"\nregion = \"r\"\n"
+    )
+}
+
+#[test]
+fn every_key_is_read() {
+    let manifest = Manifest::parse(FULL).unwrap();
+    assert_eq!(manifest.image.name.as_deref(), Some("cards"));
+    assert_eq!(manifest.image.version.as_deref(), Some("1.0.0"));
+    assert_eq!(manifest.job.command, ["/job", "--strict"]);
+    assert_eq!(manifest.job.mode, JobMode::Once);
+    assert_eq!(manifest.job.environment["KEY"], "v");
+    assert_eq!(manifest.job.environment["_B2"], "");
+    assert_eq!(manifest.job.max_line_bytes, 2048);
+    assert_eq!(manifest.job.timeout_seconds, 5);
+    let service = manifest.key_service.as_ref().unwrap();
+    assert_eq!(service.endpoint, "https://KMS.example:8443");
+    assert_eq!(service.authority(), "kms.example:8443");
+    assert_eq!(service.ca.as_deref(), Some("ca.pem"));
+    assert_eq!(
+        (service.key.as_str(), service.region.as_str()),
+        ("alias/cards", "us-east-1")
+    );
+    assert_eq!(
+        manifest.secrets["tokenization-key"].key.as_deref(),
+        Some("alias/cards-secrets")
+    );
+    assert_eq!(manifest.secrets["other"].key, None);
+    assert_eq!(
+        manifest.egress.allow,
+        ["example.com:443", "[::1]:80", "10.0.0.1:1"]
+    );
+    assert_eq!(
+        (manifest.resources.memory_mib, manifest.resources.cpus),
+        (512, 2)
+    );
+    assert_eq!(manifest.log.job_stderr, JobStderr::Forward);
+}
+
+#[test]
+fn the_default_manifest_runs_job_with_the_documented_defaults() {
+    let manifest = Manifest::parse(DEFAULT_MANIFEST).unwrap();
+    assert_eq!(manifest.job.command, ["/job"]);
+    assert_eq!(manifest.job.mode, JobMode::Calls);
+    assert!(manifest.job.environment.is_empty());
+    assert_eq!(manifest.job.max_line_bytes, 1 << 20);
+    assert_eq!(manifest.job.timeout_seconds, 600);
+    assert_eq!(manifest.key_service, None);
+    assert!(manifest.secrets.is_empty() && manifest.egress.allow.is_empty());
+    assert_eq!(
+        (manifest.resources.memory_mib, manifest.resources.cpus),
+        (256, 1)
+    );
+    assert_eq!(manifest.log.job_stderr, JobStderr::Drop);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_a_suggestion() {
+    let error = refusal("[job]\ncommand = [\"/job\"]\n  time_out_seconds = 3\n");
+    assert_eq!(error.key(), Some("job.time_out_seconds"));
+    assert_eq!(error.position(), Some(Position { line: 3, column: 3 }));
+    assert_eq!(
+        error.to_string(),
+        "line 3, column 3: unknown key `job.time_out_seconds`: did you mean `timeout_seconds`? \
+         (known here: command, mode, environment, max_line_bytes, timeout_seconds)"
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_in_every_table() {
+    for table in [
+        "image",
+        "job",
+        "key_service",
+        "secrets.tokenization-key",
+        "egress",
+        "resources",
+        "log",
+    ] {
+        let header = format!("[{table}]\n");
+        let text = FULL.replace(&header, &format!("{header}surprise = 1\n"));
+        assert_ne!(text, FULL);
+        let error = refusal(&text);
+        assert!(matches!(error, ManifestError::UnknownKey { .. }), "{error}");
+        assert_eq!(error.key(), Some(format!("{table}.surprise").as_str()));
+    }
+    let error = refusal("[job]\ncommand = [\"/job\"]\n[debug]\n");
+    assert_eq!(error.key(), Some("debug"));
+}
+
+#[test]
+fn the_first_of_several_unknown_keys_is_reported() {
+    let error = refusal("zebra = 1\napple = 2\n[job]\ncommand = [\"/job\"]\n");
+    assert_eq!(error.key(), Some("zebra"));
+}
+
+#[test]
+fn columns_count_characters() {
+    let error = refusal("[job]\ncommand = [\"/ä\", 7]\n");
+    assert_eq!(error.key(), Some("job.command[1]"));
+    assert_eq!(
+        error.position(),
+        Some(Position {
+            line: 2,
+            column: 18
+        })
+    );
+}
+
+#[test]
+fn a_syntax_error_says_where() {
+    let error = refusal("[job]\ncommand = [\"/job\"\n[log]\n");
+    assert!(matches!(error, ManifestError::Syntax { .. }), "{error:?}");
+    assert!(error.position().unwrap().line >= 2);
+}
+
+#[test]
+fn a_key_given_twice_is_refused() {
+    let error = refusal("[job]\ncommand = [\"/job\"]\ncommand = [\"/job\"]\n");
+    assert!(matches!(error, ManifestError::Syntax { .. }));
+    assert_eq!(error.position().unwrap().line, 3);
+}
+
+#[test]
+fn a_missing_key_names_its_remedy() {
+    for (text, key) in [
+        ("", "job"),
+        ("[job]\n", "job.command"),
+        (
+            "[job]\ncommand = [\"/job\"]\n[key_service]\nkey = \"k\"\nregion = \"r\"\n",
+            "key_service.endpoint",
+        ),
+        (
+            "[job]\ncommand = [\"/job\"]\n[key_service]\nendpoint = \"https://a\"\nregion = \"r\"\n",
+            "key_service.key",
+        ),
+        (
+            "[job]\ncommand = [\"/job\"]\n[key_service]\nendpoint = \"https://a\"\nkey = \"k\"\n",
+            "key_service.region",
+        ),
+    ] {
+        let error = refusal(text);
+        assert!(matches!(error, ManifestError::MissingKey { .. }), "{error}");
+        assert_eq!(error.key(), Some(key));
+    }
+}
+
+#[test]
+fn commands_must_be_plain_absolute_paths_outside_the_runtime() {
+    for command in [
+        "[]",
+        "[\"\"]",
+        "[\"job\"]",
+        "[\"/\"]",
+        "[\"/a/../b\"]",
+        "[\"/a//b\"]",
+        "[\"/./a\"]",
+        "[\"/a/\"]",
+        "[\"/init\"]",
+        "[\"/anchorhold/x\"]",
+        "[\"/a\\u0000\"]",
+        "[\"/a\", \"b\\u0000\"]",
+    ] {
+        let error = refusal(&format!("[job]\ncommand = {command}\n"));
+        assert!(
+            matches!(error, ManifestError::Invalid { .. }),
+            "{command}: {error}"
+        );
+    }
+}
+
+#[test]
+fn endpoints_must_be_https_without_path_user_or_query() {
+    for endpoint in [
+        "http://a",
+        "a:443",
+        "https://",
+        "https://a/b",
+        "https://u@a",
+        "https://a?x",
+        "https://a:0",
+        "https://a:65536",
+        "https://a:+1",
+        "https://a:0443",
+        "https://a:",
+        "https://a..b",
+        "https://[::1",
+        "https://[zz]:1",
+        "https://[::1]x",
+        "HTTPS://a",
+        "https://a b",
+        "https://a//",
+    ] {
+        let error = refusal(&with_endpoint(endpoint));
+        assert_eq!(
+            error.key(),
+            Some("key_service.endpoint"),
+            "{endpoint}: {error}"
+        );
+        assert_eq!(
+            error.position(),
+            Some(Position {
+                line: 4,
+                column: 12
+            })
+        );
+    }
+    for (endpoint, authority) in [
+        (
+            "https://kms.us-east-1.amazonaws.com",
+            "kms.us-east-1.amazonaws.com:443",
+        ),
+        ("https://[::1]:8443", "[::1]:8443"),
+        ("https://[::1]", "[::1]:443"),
+        ("https://127.0.0.1:1/", "127.0.0.1:1"),
+    ] {
+        let manifest = Manifest::parse(&with_endpoint(endpoint)).unwrap();
+        assert_eq!(manifest.key_service.unwrap().authority(), authority);
+    }
+}
+
+#[test]
+fn egress_targets_need_a_host_and_a_port_and_take_no_patterns() {
+    for target in [
+        "example.com",
+        "example.com:",
+        ":443",
+        "*.example.com:443",
+        "https://a:1",
+        "a:b",
+        "a:1:2",
+        "*:*",
+    ] {
+        let error = refusal(&format!(
+            "[job]\ncommand = [\"/job\"]\n[egress]\nallow = [\"a:1\", \"{target}\"]\n"
+        ));
+        assert_eq!(error.key(), Some("egress.allow[1]"), "{target}: {error}");
+    }
+}
+
+#[test]
+fn secret_names_are_safe_as_file_names() {
+    let long = "a".repeat(65);
+    for name in ["\"\"", "\"..\"", "\"a/b\"", "A", "a_b", long.as_str()] {
+        let text = format!("{}[secrets.{name}]\n", with_endpoint("https://a"));
+        assert!(
+            matches!(refusal(&text), ManifestError::Invalid { .. }),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_needs_a_key_service() {
+    let error = refusal("[job]\ncommand = [\"/job\"]\n[secrets.a]\n");
+    assert_eq!(error.key(), Some("secrets.a"));
+    assert!(error.to_string().contains("[key_service]"), "{error}");
+}
+
+#[test]
+fn numbers_outside_their_bounds_name_the_bounds() {
+    for (table, key, value) in [
+        ("resources", "memory_mib", "31"),
+        ("resources", "memory_mib", "4294967296"),
+        ("resources", "cpus", "0"),
+        ("resources", "cpus", "-1"),
+        ("job", "max_line_bytes", "63"),
+        ("job", "max_line_bytes", "67108865"),
+        ("job", "timeout_seconds", "0"),
+        ("job", "timeout_seconds", "99999999999999999999999"),
+    ] {
+        let text = if table == "job" {
+            format!("[job]\ncommand = [\"/job\"]\n{key} = {value}\n")
+        } else {
+            format!("[job]\ncommand = [\"/job\"]\n[{table}]\n{key} = {value}\n")
+        };
+        let error = refusal(&text);
+        assert!(
+            matches!(error, ManifestError::OutOfRange { .. }),
+            "{key} = {value}: {error}"
+        );
+        assert!(
+            error.to_string().contains("choose a number from"),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        Manifest::parse("[job]\ncommand = [\"/job\"]\nmax_line_bytes = 0x1_000\n")
+            .unwrap()
+            .job
+            .max_line_bytes,
+        4096
+    );
+}
+
+#[test]
+fn words_that_are_no_choice_are_refused_with_the_choices() {
+    let error = refusal("[job]\ncommand = [\"/job\"]\nmode = \"call\"\n");
+    assert_eq!(
+        error.to_string(),
+        "line 3, column 8: `job.mode` is \"call\": choose \"calls\" or \"once\""
+    );
+}
+
+#[test]
+fn values_of_the_job_environment_never_appear_in_errors() {
+    let error = refusal("[job]\ncommand = [\"/job\"]\nenvironment = { A = \"hunter2\\u0000\" }\n");
+    assert_eq!(error.key(), Some("job.environment.A"));
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+#[test]
+fn variable_names_are_checked() {
+    for name in ["\"\"", "1A", "\"A=B\"", "a-b"] {
+        let error = refusal(&format!(
+            "[job]\ncommand = [\"/job\"]\n[job.environment]\n{name} = \"x\"\n"
+        ));
+        assert!(
+            matches!(error, ManifestError::Invalid { .. }),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_huge_manifest_is_refused_before_it_is_read() {
+    let text = format!("# {}\n{DEFAULT_MANIFEST}", "x".repeat(64 * 1024));
+    assert!(matches!(refusal(&text), ManifestError::TooLarge { .. }));
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_not_a_crash() {
+    let text = format!("a = {}{}", "[".repeat(30_000), "]".repeat(30_000));
+    assert!(Manifest::parse(&text).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,200}") {
+        let _ = Manifest::parse(&text);
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_refused_with_a_place_or_read(at in 0..FULL.len(), byte in 0u8..128) {
+        let mut damaged = FULL.as_bytes().to_vec();
+        damaged[at] = byte;
+        if let Ok(text) = std::str::from_utf8(&damaged) && let Err(error) = Manifest::parse(text) {
+            let at = error.position().unwrap();
+            prop_assert!(at.line >= 1 && at.column >= 1 && at.line <= text.split('\n').count());
+        }
+    }
+}

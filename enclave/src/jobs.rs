@@ -1,0 +1,268 @@
+//! One process for each call: its three streams, its end, and the end of everything that it started.
+//!
+//! A job must never outlive its call: dropping [`Running`] ends its whole process group.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+
+use crate::console;
+use crate::isolation::Confinement;
+use crate::reaper::{Exit, Reaper};
+use crate::sys::{self, SpawnError};
+
+/// Room in each pipe, in bytes; the kernel's default is 64 KiB, and its limit for the unprivileged 1 MiB.
+const PIPE_BYTES: i32 = 256 * 1024;
+/// Longest line of a job's standard error that is passed on.
+const MAX_STDERR_LINE: usize = 1024;
+/// Most that one job may write to the console.
+const MAX_STDERR_BYTES: usize = 256 * 1024;
+
+/// What becomes of a job's standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stderr {
+    /// Nobody reads it.
+    Drop,
+    /// It goes to the console, line by line.
+    Forward,
+}
+
+/// Starts jobs.
+pub struct Launcher {
+    confinement: Confinement,
+    reaper: Arc<Reaper>,
+    stderr: Stderr,
+    scratch: Option<Scratch>,
+}
+
+impl Launcher {
+    /// A launcher; `scratch`, where given, is emptied whenever no job is left running.
+    pub fn new(
+        confinement: Confinement,
+        reaper: Arc<Reaper>,
+        stderr: Stderr,
+        scratch: Option<PathBuf>,
+    ) -> Launcher {
+        Launcher {
+            confinement,
+            reaper,
+            stderr,
+            scratch: scratch.map(Scratch::new),
+        }
+    }
+
+    /// The walls that jobs get.
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// Starts a job for one call. Blocks a worker thread for about a millisecond.
+    ///
+    /// # Errors
+    /// See [`SpawnError`]; nothing of the job is left then.
+    pub async fn start(self: &Arc<Self>) -> Result<Running, SpawnError> {
+        let (stdin_read, stdin_write) = pipe_pair()?;
+        let (stdout_read, stdout_write) = pipe_pair()?;
+        let (stderr_read, stderr_write) = match self.stderr {
+            Stderr::Drop => (None, null()?),
+            Stderr::Forward => {
+                let (read, write) = pipe_pair()?;
+                (Some(read), write)
+            }
+        };
+        let lease = self.scratch.as_ref().map(Scratch::lease);
+        let launcher = Arc::clone(self);
+        let (pid, exit) = tokio::task::spawn_blocking(move || {
+            let streams = [
+                stdin_read.as_fd(),
+                stdout_write.as_fd(),
+                stderr_write.as_fd(),
+            ];
+            launcher.spawn(streams)
+        })
+        .await
+        .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
+        if let Some(read) = stderr_read {
+            let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
+            tokio::spawn(forward(read));
+        }
+        Ok(Running {
+            guard: Guard {
+                pid,
+                reaper: Arc::clone(&self.reaper),
+                _lease: lease,
+            },
+            stdin: pipe::Sender::from_owned_fd(stdin_write).map_err(SpawnError::Pipe)?,
+            stdout: pipe::Receiver::from_owned_fd(stdout_read).map_err(SpawnError::Pipe)?,
+            exit,
+        })
+    }
+
+    /// Starts the one job of mode "once": no input, its output to the console as it is.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    pub async fn start_once(self: &Arc<Self>) -> Result<oneshot::Receiver<Exit>, SpawnError> {
+        let nothing = null()?;
+        let console = io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(SpawnError::Pipe)?;
+        let (stderr_read, stderr_write) = match self.stderr {
+            Stderr::Drop => (None, null()?),
+            Stderr::Forward => {
+                let (read, write) = pipe_pair()?;
+                (Some(read), write)
+            }
+        };
+        let launcher = Arc::clone(self);
+        let (_, exit) = tokio::task::spawn_blocking(move || {
+            launcher.spawn([nothing.as_fd(), console.as_fd(), stderr_write.as_fd()])
+        })
+        .await
+        .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
+        if let Some(read) = stderr_read {
+            let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
+            tokio::spawn(forward(read));
+        }
+        Ok(exit)
+    }
+
+    fn spawn(
+        &self,
+        streams: [BorrowedFd<'_>; 3],
+    ) -> Result<(Pid, oneshot::Receiver<Exit>), SpawnError> {
+        let mut exit = None;
+        let pid = sys::spawn(self.confinement.plan(), streams, |fork| {
+            let (pid, receiver) = self.reaper.register(fork)?;
+            exit = Some(receiver);
+            Ok(pid)
+        })?;
+        Ok((pid, exit.expect("a child that was made was registered")))
+    }
+}
+
+/// A job that runs. Dropped, it is ended with all that it started.
+pub struct Running {
+    /// The job's standard input.
+    pub stdin: pipe::Sender,
+    /// The job's standard output.
+    pub stdout: pipe::Receiver,
+    /// How it ended, once it has.
+    pub exit: oneshot::Receiver<Exit>,
+    /// Keeps the job alive.
+    pub guard: Guard,
+}
+
+/// Ends the job when dropped.
+pub struct Guard {
+    pid: Pid,
+    reaper: Arc<Reaper>,
+    _lease: Option<Lease>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.reaper.kill(self.pid);
+    }
+}
+
+fn pipe_pair() -> Result<(OwnedFd, OwnedFd), SpawnError> {
+    let (read, write) = io::pipe().map_err(SpawnError::Pipe)?;
+    // Refused where the user's pipes hold too much already; the default size then does, more slowly.
+    let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    Ok((read.into(), write.into()))
+}
+
+fn null() -> Result<OwnedFd, SpawnError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map(OwnedFd::from)
+        .map_err(SpawnError::Pipe)
+}
+
+/// Passes a job's standard error to the console, bounded in length and amount, to its end.
+async fn forward(mut stderr: pipe::Receiver) {
+    let mut buffer = vec![0; 4096];
+    let mut line = Vec::new();
+    let mut passed = 0;
+    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+        for &byte in &buffer[..count] {
+            if byte != b'\n' {
+                if line.len() < MAX_STDERR_LINE {
+                    line.push(byte);
+                }
+                continue;
+            }
+            if passed < MAX_STDERR_BYTES {
+                console::job_line(&line);
+                passed += line.len() + 1;
+                if passed >= MAX_STDERR_BYTES {
+                    crate::log!(
+                        "the job wrote {passed} bytes to its standard error; the rest is dropped"
+                    );
+                }
+            }
+            line.clear();
+        }
+    }
+    if !line.is_empty() && passed < MAX_STDERR_BYTES {
+        console::job_line(&line);
+    }
+}
+
+/// The folder that jobs may write to. What one call left there is gone before another begins, unless they overlap.
+struct Scratch {
+    shared: Arc<(PathBuf, Mutex<usize>)>,
+}
+
+impl Scratch {
+    fn new(folder: PathBuf) -> Scratch {
+        Scratch {
+            shared: Arc::new((folder, Mutex::new(0))),
+        }
+    }
+
+    fn lease(&self) -> Lease {
+        *self.shared.1.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Lease(Arc::clone(&self.shared))
+    }
+}
+
+struct Lease(Arc<(PathBuf, Mutex<usize>)>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (folder, running) = &*self.0;
+        // Held while emptying, so that no job starts in between.
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        *running -= 1;
+        if *running == 0 {
+            empty(folder);
+        }
+    }
+}
+
+/// Removes what is in a folder. Links are removed, not followed. What cannot be removed stays: it is the job's own.
+fn empty(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let _ = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(path),
+            _ => std::fs::remove_file(path),
+        };
+    }
+}

@@ -1,0 +1,307 @@
+//! Puts the parts together: reads the manifest, starts what it asks for, and serves until the end.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
+use anchorhold_manifest::{
+    CONTROL_PORT, HEARTBEAT_PORT, JobMode, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest,
+    ManifestError, SECRETS_DIR,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+
+use crate::call;
+use crate::control::{self, Calls, Control};
+use crate::init::{self, InitError};
+use crate::isolation::{Confinement, ConfinementError, Terms};
+use crate::jobs::{Launcher, Stderr};
+use crate::keys::{Keys, Recipient, RemoteKeyService};
+use crate::nsm::{Device, NsmError};
+use crate::reaper::{Orphans, Reaper};
+use crate::secrets::Secrets;
+use crate::stream::{Listener, Parent as _, Vsock};
+use crate::sys::SpawnError;
+use crate::window::Window;
+
+/// The only folder that jobs write to.
+const SCRATCH_DIR: &str = "/tmp";
+/// AWS's convention for the sign of life.
+const HEARTBEAT: u8 = 0xB7;
+/// How long the parent may take to answer it.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Calls at a time for each CPU: one computes while another waits for keys.
+const CALLS_FOR_EACH_CPU: usize = 2;
+
+/// Why the enclave ended before its job did.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The machine could not be made usable.
+    #[error("{0}")]
+    Init(#[from] InitError),
+    /// The NSM gave no answer.
+    #[error("{0}")]
+    Nsm(#[from] NsmError),
+    /// A file of the image cannot be read.
+    #[error("{path} cannot be read: {source}. Build the image with `anchorhold build`")]
+    File {
+        /// Its path.
+        path: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The manifest is wrong.
+    #[error("{MANIFEST_PATH}: {0}")]
+    Manifest(#[from] ManifestError),
+    /// The key service's address or CA is wrong.
+    #[error("[key_service] in {MANIFEST_PATH}: {0}")]
+    Endpoint(#[from] EndpointError),
+    /// Jobs cannot be confined.
+    #[error("{0}")]
+    Confinement(#[from] ConfinementError),
+    /// Threads, signals and other things that the kernel gives.
+    #[error("the runtime cannot start: {0}")]
+    System(#[source] io::Error),
+    /// vsock does not work.
+    #[error(
+        "vsock port {CONTROL_PORT} cannot be listened on: {0}. The kernel needs vsock (CONFIG_VSOCKETS and a transport)"
+    )]
+    Vsock(#[source] io::Error),
+    /// The folder of secrets cannot be made.
+    #[error("{SECRETS_DIR} cannot be made: {0}")]
+    SecretsFolder(#[source] io::Error),
+    /// The job of mode "once" could not be started.
+    #[error("{0}")]
+    Spawn(#[from] SpawnError),
+    /// The job of mode "once" needs a secret.
+    #[error("{0}")]
+    Secret(#[from] crate::secrets::SecretError),
+}
+
+/// Runs the enclave to its end and returns its exit code: the job's in mode "once", else 0 after SIGTERM.
+///
+/// # Errors
+/// Whatever keeps it from serving.
+pub fn run() -> Result<i32, RuntimeError> {
+    let nsm = init::prepare()?;
+    // Before all else that takes time, since calls wait for it.
+    let recipient = Recipient::generate();
+    let manifest = Manifest::parse(&read(MANIFEST_PATH)?)?;
+    tokio::runtime::Builder::new_multi_thread()
+        // At least two, so that one busy worker does not hold up health checks.
+        .worker_threads((manifest.resources.cpus as usize).clamp(2, 64))
+        .enable_all()
+        .build()
+        .map_err(RuntimeError::System)?
+        .block_on(serve(manifest, nsm, recipient))
+}
+
+async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<i32, RuntimeError> {
+    let mut terminated = signal(SignalKind::terminate()).map_err(RuntimeError::System)?;
+    let reaper = Reaper::start(Orphans::Reap).map_err(RuntimeError::System)?;
+    let launcher = launcher(&manifest, &nsm, reaper)?;
+    let window = Arc::new(Window::new(Vsock));
+    let nsm = Arc::new(nsm);
+    let secrets = Arc::new(secrets(&manifest, &launcher));
+    let keys = keys(&manifest, &nsm, &recipient, &window)?.map(Arc::new);
+
+    let calls = match (&keys, manifest.job.mode) {
+        (Some(keys), JobMode::Calls) => {
+            let at_a_time = manifest.resources.cpus as usize * CALLS_FOR_EACH_CPU;
+            Some(Calls {
+                terms: Arc::new(call::Terms {
+                    keys: Arc::clone(keys),
+                    launcher: Arc::clone(&launcher),
+                    max_line_bytes: manifest.job.max_line_bytes,
+                    timeout: Duration::from_secs(manifest.job.timeout_seconds),
+                }),
+                secrets: Arc::clone(&secrets),
+                permits: Arc::new(Semaphore::new(at_a_time)),
+                last_error: Arc::new(Mutex::new(None)),
+            })
+        }
+        _ => None,
+    };
+    let control = Arc::new(Control {
+        name: manifest.image.name.clone(),
+        version: manifest.image.version.clone(),
+        nsm,
+        recipient,
+        window: Arc::clone(&window),
+        calls,
+    });
+    let listener = Listener::bind(CONTROL_PORT).map_err(RuntimeError::Vsock)?;
+    let mut serving = tokio::spawn(control::serve(control, listener));
+    tokio::spawn(async {
+        if let Err(error) = heartbeat().await {
+            crate::log!("the parent did not answer the heartbeat: {error}");
+        }
+    });
+    crate::log!("serving; jobs are confined by {}", launcher.confinement());
+
+    let job = async {
+        match manifest.job.mode {
+            JobMode::Once => once(&launcher, &secrets, &window, keys.as_deref()).await,
+            JobMode::Calls => {
+                // Early, so that the first call does not wait; a failure is reported again by the call that needs it.
+                if let Some(keys) = &keys
+                    && let Err(error) = secrets.ensure(&window, keys).await
+                {
+                    crate::log!("{error}. Calls fail until then");
+                }
+                std::future::pending().await
+            }
+        }
+    };
+    tokio::select! {
+        code = job => code,
+        _ = terminated.recv() => Ok(0),
+        stopped = &mut serving => match stopped {
+            Ok(never) => match never {},
+            Err(error) => Err(RuntimeError::System(io::Error::other(error))),
+        },
+    }
+}
+
+async fn once(
+    launcher: &Arc<Launcher>,
+    secrets: &Secrets,
+    window: &Window<Vsock>,
+    keys: Option<&Keys<Device, RemoteKeyService<Vsock>>>,
+) -> Result<i32, RuntimeError> {
+    if let Some(keys) = keys {
+        secrets.ensure(window, keys).await?;
+    }
+    let exit = launcher.start_once().await?;
+    let exit = exit
+        .await
+        .map_err(|_| RuntimeError::System(io::ErrorKind::NotFound.into()))?;
+    crate::log!("the job {exit}");
+    Ok(exit.code())
+}
+
+fn launcher(
+    manifest: &Manifest,
+    nsm: &Device,
+    reaper: Arc<Reaper>,
+) -> Result<Arc<Launcher>, RuntimeError> {
+    // Others than the owner may pass through, for their own files, and not look around.
+    make_folder(Path::new(SECRETS_DIR), 0o711).map_err(RuntimeError::SecretsFolder)?;
+    let confinement = Confinement::prepare(&Terms {
+        command: manifest.job.command.clone(),
+        environment: manifest.job.environment.clone(),
+        scratch: PathBuf::from(SCRATCH_DIR),
+        secrets: PathBuf::from(SECRETS_DIR),
+        max_file_bytes: u64::from(manifest.resources.memory_mib) * 1024 * 1024 / 2,
+    })?;
+    let stderr = match manifest.log.job_stderr {
+        JobStderr::Forward => Stderr::Forward,
+        JobStderr::Drop if init::is_debug(nsm)? => Stderr::Forward,
+        JobStderr::Drop => Stderr::Drop,
+    };
+    let scratch = Some(PathBuf::from(SCRATCH_DIR));
+    Ok(Arc::new(Launcher::new(
+        confinement,
+        reaper,
+        stderr,
+        scratch,
+    )))
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+fn secrets(manifest: &Manifest, launcher: &Launcher) -> Secrets {
+    let default = manifest
+        .key_service
+        .as_ref()
+        .map(|service| service.key.clone())
+        .unwrap_or_default();
+    let wanted = manifest
+        .secrets
+        .iter()
+        .map(|(name, secret)| {
+            let key = secret.key.clone().unwrap_or_else(|| default.clone());
+            (name.clone(), key)
+        })
+        .collect();
+    Secrets::new(
+        wanted,
+        PathBuf::from(SECRETS_DIR),
+        launcher.confinement().job_owner(),
+    )
+}
+
+type OwnKeys = Keys<Device, RemoteKeyService<Vsock>>;
+
+fn keys(
+    manifest: &Manifest,
+    nsm: &Arc<Device>,
+    recipient: &Recipient,
+    window: &Arc<Window<Vsock>>,
+) -> Result<Option<OwnKeys>, RuntimeError> {
+    let Some(service) = &manifest.key_service else {
+        return Ok(None);
+    };
+    let endpoint = Endpoint {
+        url: service.endpoint.clone(),
+        region: service.region.clone(),
+        tls: match service.ca {
+            Some(_) => TlsTrust::Ca(read(KEY_SERVICE_CA_PATH)?),
+            None => TlsTrust::Roots,
+        },
+    };
+    let remote = RemoteKeyService::new(&endpoint, window)?;
+    Ok(Some(Keys::new(
+        Arc::clone(nsm),
+        remote,
+        recipient.clone(),
+        service.key.clone(),
+    )))
+}
+
+/// Tells the parent that the control port listens (AWS's convention: one byte there and back).
+async fn heartbeat() -> io::Result<()> {
+    let exchange = async {
+        let mut stream = Vsock.dial(HEARTBEAT_PORT).await?;
+        stream.write_all(&[HEARTBEAT]).await?;
+        let answer = stream.read_u8().await?;
+        if answer == HEARTBEAT {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("it sent {answer:#04x} back")))
+        }
+    };
+    tokio::time::timeout(HEARTBEAT_TIMEOUT, exchange)
+        .await
+        .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn read(path: &'static str) -> Result<String, RuntimeError> {
+    fs::read_to_string(path).map_err(|source| RuntimeError::File { path, source })
+}
+
+/// The program: runs the enclave and ends it, as PID 1 must.
+pub fn main() -> ! {
+    match run() {
+        Ok(code) => init::end(code),
+        Err(RuntimeError::Init(error @ InitError::NotInit)) => {
+            crate::log!("{error}");
+            std::process::exit(2)
+        }
+        Err(error) => {
+            crate::log!("{error}");
+            init::end(1)
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Requests of AWS JSON 1.1. The first byte picks the operation, the rest is the body.
+//!
+//! Whatever comes in: no panic, no error that repeats a long piece of the body, and a
+//! body that is accepted names no member twice, whichever reader looks at it.
+#![no_main]
+
+use anchorhold_kms::request::Request;
+use libfuzzer_sys::fuzz_target;
+
+const OPERATIONS: [&str; 11] = [
+    "CreateKey",
+    "DescribeKey",
+    "GetKeyPolicy",
+    "PutKeyPolicy",
+    "CreateAlias",
+    "Encrypt",
+    "Decrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateRandom",
+    "Sign",
+];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((first, body)) = data.split_first() else {
+        return;
+    };
+    let operation = OPERATIONS[usize::from(*first) % OPERATIONS.len()];
+    match Request::parse(&format!("TrentService.{operation}"), body) {
+        Ok(request) => {
+            assert_ne!(operation, "Sign");
+            if let Request::Decrypt(decrypt) = &request {
+                // A Recipient that stands in the body is never lost on the way.
+                let value: serde_json::Value =
+                    serde_json::from_slice(body).expect("what was accepted is JSON");
+                let stated = value.get("Recipient").is_some_and(|r| !r.is_null());
+                assert_eq!(stated, decrypt.recipient.is_some());
+            }
+        }
+        Err(error) => assert!(error.to_string().len() < 1024, "{error}"),
+    }
+    // The target is a caller's text, too.
+    let _ = Request::parse(&String::from_utf8_lossy(body), b"{}");
+});

@@ -1,0 +1,165 @@
+//! What an image is, for people and scripts. The JSON has everything that `nitro-cli describe-eif` prints, under the
+//! same names, and more.
+
+use anchorhold_manifest::Manifest;
+use serde::Serialize;
+
+use crate::eif::{Architecture, Section};
+use crate::image::{Image, ImageError};
+use crate::measure::Measurements;
+use crate::ramdisk::Compression;
+
+/// An enclave's memory besides its files: the kernel or the runtime, and a small job.
+const BASE_MEMORY_BYTES: u64 = 32 << 20;
+
+/// Where an image can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// AWS Nitro enclaves.
+    Nitro,
+    /// A virtual machine.
+    Qemu,
+    /// A confined process.
+    Sandbox,
+}
+
+/// All about an image; its serialisation is what `describe --json` prints.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Description {
+    /// Version of the file format.
+    pub eif_version: u16,
+    /// The PCRs and how they were computed.
+    pub measurements: HashedMeasurements,
+    /// Whether there is a signature.
+    pub is_signed: bool,
+    /// Whether the checksum holds. Always so: an image whose checksum does not is not described but refused.
+    #[serde(rename = "CheckCRC")]
+    pub check_crc: bool,
+    /// The image's name.
+    pub image_name: String,
+    /// The image's version.
+    pub image_version: String,
+    /// Who built it, when and from what.
+    pub metadata: DescribedMetadata,
+    /// The processor it is for.
+    pub architecture: Architecture,
+    /// Length of the file in bytes.
+    pub size: u64,
+    /// CRC-32 of the file, eight hexadecimal digits.
+    #[serde(rename = "CRC32")]
+    pub crc32: String,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// The sections in file order.
+    pub sections: Vec<Section>,
+    /// The ramdisks in order.
+    pub ramdisks: Vec<DescribedRamdisk>,
+    /// Whether there is a kernel.
+    pub has_kernel: bool,
+    /// Where the image can run.
+    pub backends: Vec<Backend>,
+    /// The least memory that an enclave from this image starts in, estimated: its files lie in memory beside the image
+    /// that they are unpacked from.
+    #[serde(rename = "MinimumMemoryMiB")]
+    pub minimum_memory_mib: u64,
+    /// The manifest; none in images that other tools made.
+    pub manifest: Option<Manifest>,
+}
+
+/// The PCRs with the algorithm's name as nitro-cli prints it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HashedMeasurements {
+    /// `Sha384 { ... }`
+    pub hash_algorithm: &'static str,
+    /// The PCRs.
+    #[serde(flatten)]
+    pub registers: Measurements,
+}
+
+/// The metadata as nitro-cli prints it: build and Docker information side by side.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribedMetadata {
+    /// Build information.
+    #[serde(flatten)]
+    pub build: crate::BuildMetadata,
+    /// What Docker said.
+    pub docker_info: serde_json::Value,
+    /// What the builder added.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub custom_metadata: serde_json::Value,
+}
+
+/// A ramdisk.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DescribedRamdisk {
+    /// Bytes in the image.
+    pub size: u64,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
+pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
+    let survey = image.survey()?;
+    let manifest = survey
+        .manifest
+        .as_deref()
+        .map(|text| image.parse_manifest(text))
+        .transpose()?;
+    let has_kernel = image.has_kernel()?;
+    let metadata = image.metadata();
+    let mut ramdisks = Vec::new();
+    for ramdisk in image.ramdisks() {
+        let compression = ramdisk
+            .compression()
+            .map_err(|source| image.unreadable(source))?;
+        ramdisks.push(DescribedRamdisk {
+            size: ramdisk.size(),
+            compression,
+        });
+    }
+    let memory = BASE_MEMORY_BYTES + image.size() + survey.unpacked_bytes + survey.entries * 1024;
+    // The sandbox finds its job through the manifest, which only our own images have.
+    let backends = [
+        (Backend::Nitro, has_kernel),
+        (Backend::Qemu, has_kernel),
+        (Backend::Sandbox, manifest.is_some()),
+    ];
+    Ok(Description {
+        eif_version: crate::eif::VERSION,
+        measurements: HashedMeasurements {
+            hash_algorithm: "Sha384 { ... }",
+            registers: *image.measurements(),
+        },
+        is_signed: image.signature().is_some(),
+        check_crc: true,
+        image_name: metadata.image_name.clone(),
+        image_version: metadata.image_version.clone(),
+        metadata: DescribedMetadata {
+            build: metadata.build_metadata.clone(),
+            docker_info: metadata.docker_info.clone(),
+            custom_metadata: metadata.custom_metadata.clone(),
+        },
+        architecture: image.architecture(),
+        size: image.size(),
+        crc32: format!("{:08x}", image.crc32()),
+        command_line: image
+            .command_line()
+            .trim_end_matches(['\n', '\0'])
+            .to_owned(),
+        sections: image.sections().to_vec(),
+        ramdisks,
+        has_kernel,
+        backends: backends
+            .into_iter()
+            .filter(|(_, runs)| *runs)
+            .map(|(backend, _)| backend)
+            .collect(),
+        minimum_memory_mib: memory.div_ceil(1 << 20),
+        manifest,
+    })
+}

@@ -1,0 +1,579 @@
+//! What the service is told before it starts.
+//!
+//! A configuration file is TOML; paths in it are relative to the file. Unknown keys are errors.
+//! ```toml
+//! state = "/var/lib/anchorhold-kms"      # store.redb, root.key, audit.ndjson
+//! region = "us-east-1"                   # the Region that ARNs and signatures name
+//! listen = "127.0.0.1:8443"
+//! # plain_http = true                    # no TLS: on loopback addresses only
+//!
+//! [tls]                                  # required, unless plain_http
+//! certificate = "server.pem"             # the chain, leaf first
+//! key = "server.key"                     # PKCS#8; no mode bits for group and others
+//!
+//! [attestation]
+//! # AWS's root is always an anchor. More of them, such as a simulator's root:
+//! extra_anchors = []
+//! max_document_age_seconds = 300
+//! max_clock_skew_seconds = 60
+//! # Let enclaves in debug mode, whose measurements are zero, satisfy conditions on measurements:
+//! allow_debug = false
+//!
+//! [limits]
+//! max_connections = 1024
+//! request_seconds = 30                   # for one request to arrive and be answered
+//! idle_seconds = 60                      # for the next request on a connection to begin
+//!
+//! [[principals]]
+//! arn = "arn:aws:iam::111122223333:user/owner"   # or …:root, or arn:aws:sts::…:assumed-role/R/S
+//! # role = "arn:aws:iam::111122223333:role/path/R"   # a session's role, where it has a path
+//! access_key_id = "AKIAEXAMPLE000000000"
+//! secret_access_key_file = "owner.secret"        # no mode bits for group and others
+//! # session_token_file = "owner.token"
+//! policies = ["owner.json"]                      # identity policies
+//! ```
+
+use crate::clock::{Clock, SystemClock};
+use crate::identity::Identity;
+use crate::policy::{IdentityPolicy, Kind, Policy, PolicyError, Principal};
+use anchorhold_attestation::{Anchor, AnchorError};
+use serde::Deserialize;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// What the service is told before it starts.
+pub struct Config {
+    /// The Region that ARNs and signatures name.
+    pub region: String,
+    /// Where to listen. Port 0: any that is free.
+    pub listen: SocketAddr,
+    /// With or without TLS.
+    pub transport: Transport,
+    /// The folder for store, root key and audit log.
+    pub state: PathBuf,
+    /// Roots that attestation documents may chain to.
+    pub anchors: Vec<Anchor>,
+    /// The oldest that an attestation document may be; AWS publishes no figure.
+    pub max_document_age: Duration,
+    /// How far an attestation document's time may lie in the future.
+    pub max_clock_skew: Duration,
+    /// Whether measurements of zero, as enclaves in debug mode have them, count as values.
+    /// Otherwise they count as absent, so that no condition on a measurement is met by them.
+    pub allow_debug: bool,
+    /// Bounds for connections.
+    pub limits: Limits,
+    /// Who may call.
+    pub identities: Vec<Identity>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// With or without TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain HTTP, on loopback addresses only.
+    PlainHttp,
+    /// TLS with this certificate chain and key (PEM files).
+    Tls {
+        /// Leaf first.
+        certificate: PathBuf,
+        /// PKCS#8.
+        key: PathBuf,
+    },
+    /// TLS with a certificate for `localhost`, 127.0.0.1 and `::1` that the service makes on its
+    /// first start, under a CA of its own: `ca.pem`, `server.pem`, `server.key` in the state
+    /// folder. The CA's key is not kept.
+    DevelopmentTls,
+}
+
+/// Bounds for connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; more wait to be accepted.
+    pub max_connections: usize,
+    /// For one request to arrive and be answered.
+    pub request: Duration,
+    /// For the next request on a connection to begin and bring its headers.
+    pub idle: Duration,
+    /// For running requests at shutdown.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            request: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The development account's number.
+pub const DEV_ACCOUNT: &str = "111122223333";
+/// The development account's Region.
+pub const DEV_REGION: &str = "us-east-1";
+/// The access key of the development account's user `owner`, who may do everything that key
+/// policies leave to the account.
+pub const DEV_OWNER_ACCESS_KEY_ID: &str = "AKIDANCHORHOLDOWNER0";
+/// Its secret, which is public: for development only.
+pub const DEV_OWNER_SECRET_ACCESS_KEY: &str = "anchorhold-owner-secret-for-development-only";
+/// The access key of the development account's user `host`, who has no policy of its own: it may
+/// do what key policies give it by name.
+pub const DEV_HOST_ACCESS_KEY_ID: &str = "AKIDANCHORHOLDHOST00";
+/// Its secret, which is public: for development only.
+pub const DEV_HOST_SECRET_ACCESS_KEY: &str = "anchorhold-host-secret-for-development-only";
+
+const OWNER_POLICY: &str =
+    r#"{"Version":"2012-10-17","Statement":[{"Sid":"All","Effect":"Allow","Action":"kms:*","Resource":"*"}]}"#;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration file is not as it should be. Shows line and column.
+    #[error("{path}: {source}")]
+    Toml {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// Neither TLS nor an explicit wish to go without.
+    #[error("{0}: give [tls] with certificate and key, or set plain_http = true on a loopback address")]
+    NoTransport(PathBuf),
+    /// Both TLS and a wish to go without.
+    #[error("{0}: [tls] and plain_http exclude each other")]
+    BothTransports(PathBuf),
+    /// Not an anchor.
+    #[error("{path}: {source}")]
+    Anchor {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: AnchorError,
+    },
+    /// Not a principal.
+    #[error("{0:?} is not the ARN of a root user, a user or a role session")]
+    Principal(String),
+    /// The role is not the session's.
+    #[error("{role:?} is not the ARN of the role of which {arn:?} is a session")]
+    Role {
+        /// As configured.
+        role: String,
+        /// The principal.
+        arn: String,
+    },
+    /// Not an access key id.
+    #[error("the access key id of {0:?} must be 16 to 128 letters and digits")]
+    AccessKeyId(String),
+    /// A secret that others may read.
+    #[error("{path} has mode {mode:03o}, so that others may read it; run: chmod 600 {path}")]
+    SecretMode {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A secret without content.
+    #[error("{0} is empty")]
+    EmptySecret(PathBuf),
+    /// Not an identity policy.
+    #[error("{path}: {source}")]
+    Policy {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: PolicyError,
+    },
+    /// A Region that cannot stand in an ARN.
+    #[error("{0:?} is not a Region's name")]
+    Region(String),
+    /// A limit of zero.
+    #[error("{0} must not be zero")]
+    Zero(&'static str),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    state: PathBuf,
+    region: String,
+    #[serde(default = "default_listen")]
+    listen: SocketAddr,
+    #[serde(default)]
+    plain_http: bool,
+    tls: Option<TlsTable>,
+    #[serde(default)]
+    attestation: AttestationTable,
+    #[serde(default)]
+    limits: LimitsTable,
+    #[serde(default)]
+    principals: Vec<PrincipalTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AttestationTable {
+    extra_anchors: Vec<PathBuf>,
+    max_document_age_seconds: u32,
+    max_clock_skew_seconds: u32,
+    allow_debug: bool,
+}
+
+impl Default for AttestationTable {
+    fn default() -> Self {
+        Self {
+            extra_anchors: Vec::new(),
+            max_document_age_seconds: 300,
+            max_clock_skew_seconds: 60,
+            allow_debug: false,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsTable {
+    max_connections: usize,
+    request_seconds: u32,
+    idle_seconds: u32,
+}
+
+impl Default for LimitsTable {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            request_seconds: 30,
+            idle_seconds: 60,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrincipalTable {
+    arn: String,
+    role: Option<String>,
+    access_key_id: String,
+    secret_access_key_file: PathBuf,
+    session_token_file: Option<PathBuf>,
+    #[serde(default)]
+    policies: Vec<PathBuf>,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 8443))
+}
+
+impl Config {
+    /// Reads a configuration file and all that it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file and what to do.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        let file: File = toml::from_str(&text).map_err(|source| ConfigError::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        let transport = match (file.tls, file.plain_http) {
+            (Some(tls), false) => {
+                let key = base.join(tls.key);
+                check_private(&key)?;
+                Transport::Tls {
+                    certificate: base.join(tls.certificate),
+                    key,
+                }
+            }
+            (None, true) => Transport::PlainHttp,
+            (None, false) => return Err(ConfigError::NoTransport(path.to_owned())),
+            (Some(_), true) => return Err(ConfigError::BothTransports(path.to_owned())),
+        };
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if file.region.is_empty() || !file.region.chars().all(plain) {
+            return Err(ConfigError::Region(file.region));
+        }
+        let mut anchors = vec![Anchor::aws_nitro()];
+        for anchor in file.attestation.extra_anchors {
+            let path = base.join(anchor);
+            let anchor = Anchor::from_pem(&read(&path)?)
+                .map_err(|source| ConfigError::Anchor { path, source })?;
+            anchors.push(anchor);
+        }
+        for (name, value) in [
+            ("max_connections", file.limits.max_connections),
+            ("request_seconds", file.limits.request_seconds as usize),
+            ("idle_seconds", file.limits.idle_seconds as usize),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Zero(name));
+            }
+        }
+        let identities: Result<Vec<_>, _> = file
+            .principals
+            .into_iter()
+            .map(|table| identity(base, table))
+            .collect();
+        Ok(Self {
+            region: file.region,
+            listen: file.listen,
+            transport,
+            state: base.join(file.state),
+            anchors,
+            max_document_age: seconds(file.attestation.max_document_age_seconds),
+            max_clock_skew: seconds(file.attestation.max_clock_skew_seconds),
+            allow_debug: file.attestation.allow_debug,
+            limits: Limits {
+                max_connections: file.limits.max_connections,
+                request: seconds(file.limits.request_seconds),
+                idle: seconds(file.limits.idle_seconds),
+                ..Limits::default()
+            },
+            identities: identities?,
+            clock: Arc::new(SystemClock),
+        })
+    }
+
+    /// For development: one account ([`DEV_ACCOUNT`]), two users with published credentials, TLS
+    /// under a CA made on the first start, state in `state`. AWS's root and `anchors` count.
+    pub fn dev(state: &Path, anchors: Vec<Anchor>) -> Self {
+        let user = |name: &str, id: &str, secret: &str, policies: Vec<IdentityPolicy>| Identity {
+            principal: Principal::from_arn(&format!("arn:aws:iam::{DEV_ACCOUNT}:user/{name}"))
+                .expect("the ARN is well formed"),
+            policies,
+            access_key_id: id.to_owned(),
+            secret_access_key: Zeroizing::new(secret.to_owned()),
+            session_token: None,
+        };
+        let owner_policy = IdentityPolicy {
+            name: "owner".to_owned(),
+            policy: Policy::parse(OWNER_POLICY, Kind::Identity)
+                .expect("the policy is well formed"),
+        };
+        let mut all = vec![Anchor::aws_nitro()];
+        all.extend(anchors);
+        Self {
+            region: DEV_REGION.to_owned(),
+            listen: default_listen(),
+            transport: Transport::DevelopmentTls,
+            state: state.to_owned(),
+            anchors: all,
+            max_document_age: seconds(300),
+            max_clock_skew: seconds(60),
+            allow_debug: false,
+            limits: Limits::default(),
+            identities: vec![
+                user(
+                    "owner",
+                    DEV_OWNER_ACCESS_KEY_ID,
+                    DEV_OWNER_SECRET_ACCESS_KEY,
+                    vec![owner_policy],
+                ),
+                user(
+                    "host",
+                    DEV_HOST_ACCESS_KEY_ID,
+                    DEV_HOST_SECRET_ACCESS_KEY,
+                    Vec::new(),
+                ),
+            ],
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+fn identity(base: &Path, table: PrincipalTable) -> Result<Identity, ConfigError> {
+    let principal = Principal::from_arn(&table.arn)
+        .ok_or_else(|| ConfigError::Principal(table.arn.clone()))?;
+    let principal = match table.role {
+        None => principal,
+        Some(role) => principal
+            .with_role(&role)
+            .ok_or_else(|| ConfigError::Role {
+                role,
+                arn: table.arn.clone(),
+            })?,
+    };
+    let id = table.access_key_id;
+    if !(16..=128).contains(&id.len()) || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Err(ConfigError::AccessKeyId(table.arn));
+    }
+    let policies: Result<Vec<_>, _> = table
+        .policies
+        .into_iter()
+        .map(|policy| {
+            let path = base.join(policy);
+            let parsed = Policy::parse(&read(&path)?, Kind::Identity);
+            match parsed {
+                Ok(policy) => Ok(IdentityPolicy {
+                    name: path.file_stem().map_or_else(
+                        || path.display().to_string(),
+                        |stem| stem.to_string_lossy().into_owned(),
+                    ),
+                    policy,
+                }),
+                Err(source) => Err(ConfigError::Policy { path, source }),
+            }
+        })
+        .collect();
+    let session_token = match table.session_token_file {
+        None => None,
+        Some(path) => Some(read_secret(&base.join(path))?),
+    };
+    Ok(Identity {
+        principal,
+        policies: policies?,
+        access_key_id: id,
+        secret_access_key: read_secret(&base.join(table.secret_access_key_file))?,
+        session_token,
+    })
+}
+
+fn seconds(n: u32) -> Duration {
+    Duration::from_secs(u64::from(n))
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn check_private(path: &Path) -> Result<(), ConfigError> {
+    let metadata = fs::metadata(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(ConfigError::SecretMode {
+            path: path.to_owned(),
+            mode,
+        })
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+    check_private(path)?;
+    let text = Zeroizing::new(read(path)?);
+    let secret = Zeroizing::new(text.trim_end().to_owned());
+    if secret.is_empty() {
+        return Err(ConfigError::EmptySecret(path.to_owned()));
+    }
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            folder.write("owner.secret", "a secret\n", 0o600);
+            folder.write("owner.json", OWNER_POLICY, 0o644);
+            folder
+        }
+        fn write(&self, name: &str, text: &str, mode: u32) {
+            let path = self.0.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fn read(&self, text: &str) -> Result<Config, ConfigError> {
+            self.write("kms.toml", text, 0o644);
+            Config::from_file(&self.0.path().join("kms.toml"))
+        }
+    }
+
+    const PRINCIPAL: &str = r#"
+[[principals]]
+arn = "arn:aws:iam::111122223333:user/owner"
+access_key_id = "AKIAEXAMPLE000000000"
+secret_access_key_file = "owner.secret"
+policies = ["owner.json"]
+"#;
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let folder = Folder::new();
+        let text = format!(
+            "state = \"state\"\nregion = \"eu-west-1\"\nplain_http = true\n\
+             [attestation]\nmax_document_age_seconds = 60\n{PRINCIPAL}"
+        );
+        let config = folder.read(&text).unwrap();
+        assert_eq!(config.region, "eu-west-1");
+        assert_eq!(config.transport, Transport::PlainHttp);
+        assert_eq!(config.state, folder.0.path().join("state"));
+        assert_eq!(config.max_document_age, Duration::from_secs(60));
+        assert_eq!(config.anchors, [Anchor::aws_nitro()]);
+        assert_eq!(*config.identities[0].secret_access_key, "a secret");
+        assert!(!config.allow_debug);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_key() {
+        let folder = Folder::new();
+        let Err(error) = folder.read("state = \"s\"\nregion = \"r\"\nplain_htpp = true\n") else {
+            panic!("accepted");
+        };
+        let text = error.to_string();
+        assert!(text.contains("line 3"), "{text}");
+        assert!(text.contains("plain_htpp"), "{text}");
+    }
+
+    #[test]
+    fn what_is_unsafe_or_senseless_is_refused() {
+        let folder = Folder::new();
+        folder.write("open.secret", "x", 0o644);
+        folder.write("empty.secret", "\n", 0o600);
+        folder.write("bad.json", "{}", 0o644);
+        let base = "state = \"s\"\nregion = \"us-east-1\"\nplain_http = true\n";
+        let with = |from: &str, to: &str| format!("{base}{}", PRINCIPAL.replace(from, to));
+        for text in [
+            "state = \"s\"\nregion = \"us-east-1\"\n".to_owned(),
+            "state = \"s\"\nregion = \"US:1\"\nplain_http = true\n".to_owned(),
+            format!("{base}[limits]\nmax_connections = 0\n"),
+            format!("{base}[attestation]\nextra_anchors = [\"owner.json\"]\n"),
+            format!("{base}[attestation]\nskip = true\n"),
+            with("owner.secret", "open.secret"),
+            with("owner.secret", "empty.secret"),
+            with("owner.secret", "absent.secret"),
+            with("owner.json", "bad.json"),
+            with("user/owner", "group/owner"),
+            with("AKIAEXAMPLE000000000", "AKIA/0000000000000"),
+            with("[[principals]]", "[[principals]]\nrole = \"arn:aws:iam::111122223333:role/x\""),
+        ] {
+            assert!(folder.read(&text).is_err(), "{text}");
+        }
+        assert!(folder.read(&with("", "")).is_ok());
+    }
+}

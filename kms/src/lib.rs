@@ -1,0 +1,42 @@
+//! The key owner's side: a key service that speaks AWS KMS's protocol, checks attestation and
+//! fails closed.
+//!
+//! It holds keys, verifies each request's signature and each recipient's attestation document,
+//! judges key policies, and writes down the reason for each refusal. It never answers in the
+//! open where a Recipient was named, never skips a check because something could not be read,
+//! and never links the NSM simulator: whose roots count is configuration.
+//!
+//! - [`policy`]: the policy engine, pure.
+//! - [`request`]: requests, from bytes to shapes.
+//! - [`Config`] and [`Service`]: the service itself. See [`config`] for the configuration file.
+
+#![forbid(unsafe_code)]
+
+mod audit;
+mod ciphertext;
+mod clock;
+pub mod config;
+mod identity;
+mod json;
+mod key_name;
+mod operations;
+pub mod policy;
+mod recipient;
+mod refusal;
+pub mod request;
+mod sealing;
+mod server;
+mod service;
+mod state;
+mod store;
+mod tls;
+
+pub use audit::AuditError;
+pub use clock::{Clock, SystemClock};
+pub use config::{Config, ConfigError};
+pub use identity::Identity;
+pub use sealing::NoRandomness;
+pub use server::{Running, Service, StartError};
+pub use state::StateError;
+pub use store::StoreError;
+pub use tls::TlsError;

@@ -1,0 +1,339 @@
+//! Who asks, and whom a policy names.
+//!
+//! A principal's ARN in a policy has no wildcards: it names one user, one role, one
+//! session or one account, or it is `*` for everyone.
+
+use std::fmt;
+
+/// The one who signed a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    account: String,
+    arn: String,
+    kind: PrincipalKind,
+}
+
+/// What a principal is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrincipalKind {
+    /// The account's own root user.
+    Root,
+    /// An IAM user.
+    User,
+    /// A session of an assumed role.
+    Session {
+        /// `arn:aws:iam::<account>:role/<path and name>`, which the session's ARN alone does
+        /// not tell, as it lacks the path.
+        role: String,
+    },
+}
+
+impl Principal {
+    /// The principal that an IAM or STS ARN names: `…:root`, `…:user/…`.
+    /// For a session the role's ARN is built from the session's, without a path.
+    /// `None` for anything else.
+    pub fn from_arn(arn: &str) -> Option<Self> {
+        let parts = ArnParts::of(arn)?;
+        let kind = match (parts.service, parts.resource) {
+            ("iam", "root") => PrincipalKind::Root,
+            ("iam", resource) if resource.starts_with("user/") => PrincipalKind::User,
+            ("sts", resource) => {
+                let (role, session) = resource.strip_prefix("assumed-role/")?.split_once('/')?;
+                if role.is_empty() || session.is_empty() || session.contains('/') {
+                    return None;
+                }
+                PrincipalKind::Session {
+                    role: format!(
+                        "arn:{}:iam::{}:role/{role}",
+                        parts.partition, parts.account
+                    ),
+                }
+            }
+            _ => return None,
+        };
+        Some(Self {
+            account: parts.account.to_owned(),
+            arn: arn.to_owned(),
+            kind,
+        })
+    }
+
+    /// The same session, of a role whose ARN has a path. `None` if this is not a session of
+    /// a role of that name and account.
+    #[must_use]
+    pub fn with_role(self, role_arn: &str) -> Option<Self> {
+        let PrincipalKind::Session { role } = &self.kind else {
+            return None;
+        };
+        let parts = ArnParts::of(role_arn)?;
+        let path = parts.resource.strip_prefix("role/")?;
+        let fits = parts.service == "iam"
+            && parts.account == self.account
+            && path.rsplit('/').next() == role.rsplit('/').next();
+        fits.then(|| Self {
+            kind: PrincipalKind::Session {
+                role: role_arn.to_owned(),
+            },
+            ..self
+        })
+    }
+
+    /// Twelve digits.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The ARN as AWS shows it in messages and in the audit log.
+    pub fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    /// Root, user or session.
+    pub fn kind(&self) -> &PrincipalKind {
+        &self.kind
+    }
+
+    /// The value of `aws:PrincipalArn`: for a session, its role.
+    pub fn principal_arn(&self) -> &str {
+        match &self.kind {
+            PrincipalKind::Session { role } => role,
+            PrincipalKind::Root | PrincipalKind::User => &self.arn,
+        }
+    }
+
+    /// Whether this is the account's root user, to whom the account's own permissions are
+    /// never missing.
+    pub(super) fn is_root(&self) -> bool {
+        self.kind == PrincipalKind::Root
+    }
+
+    fn is_named_directly(&self, name: &PrincipalName) -> bool {
+        match name {
+            PrincipalName::Everyone => true,
+            PrincipalName::Arn(arn) => *arn == self.arn || *arn == self.principal_arn(),
+            PrincipalName::Account(_) | PrincipalName::Service(_) => false,
+        }
+    }
+
+    fn is_of_account(&self, name: &PrincipalName) -> bool {
+        matches!(name, PrincipalName::Account(account) if *account == self.account)
+    }
+}
+
+/// Whom a policy's `Principal` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PrincipalName {
+    /// `*`
+    Everyone,
+    /// An account, by number or by the ARN of its root.
+    Account(String),
+    /// A user, a role, or a session.
+    Arn(String),
+    /// An AWS service. No service calls this one, so it names nobody who could ask.
+    Service(String),
+}
+
+impl PrincipalName {
+    /// Reads an entry under `"AWS"`.
+    pub(super) fn aws(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::Everyone);
+        }
+        if is_account(text) {
+            return Some(Self::Account(text.to_owned()));
+        }
+        let parts = ArnParts::of(text)?;
+        if text.contains(['*', '?', '$']) {
+            return None;
+        }
+        let named = |kind: &str| {
+            parts
+                .resource
+                .strip_prefix(kind)
+                .is_some_and(|name| !name.is_empty() && !name.ends_with('/'))
+        };
+        match parts.service {
+            "iam" if parts.resource == "root" => Some(Self::Account(parts.account.to_owned())),
+            "iam" if named("user/") || named("role/") => Some(Self::Arn(text.to_owned())),
+            "sts" if named("assumed-role/") || named("federated-user/") => {
+                Some(Self::Arn(text.to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads an entry under `"Service"`.
+    pub(super) fn service(text: &str) -> Option<Self> {
+        let label = |l: &str| {
+            !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        };
+        let is_name = text.contains('.') && text.split('.').all(label);
+        is_name.then(|| Self::Service(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PrincipalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everyone => f.write_str("*"),
+            Self::Account(name) | Self::Arn(name) | Self::Service(name) => f.write_str(name),
+        }
+    }
+}
+
+/// How a statement names the one who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// Not at all.
+    No,
+    /// Only its account: an Allow delegates to the account's own policies; a Deny holds for
+    /// everyone of the account.
+    Account,
+    /// Itself, its role, or everyone.
+    Itself,
+}
+
+/// The `Principal` or `NotPrincipal` of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PrincipalElement {
+    Named(Vec<PrincipalName>),
+    /// Only with Deny.
+    AllBut(Vec<PrincipalName>),
+}
+
+impl PrincipalElement {
+    pub(super) fn naming(&self, who: &Principal) -> Naming {
+        match self {
+            Self::Named(names) => {
+                if names.iter().any(|n| who.is_named_directly(n)) {
+                    Naming::Itself
+                } else if names.iter().any(|n| who.is_of_account(n)) {
+                    Naming::Account
+                } else {
+                    Naming::No
+                }
+            }
+            // AWS exempts a principal from such a Deny only if its account is listed beside
+            // it, and for a session the role and the session as well.
+            Self::AllBut(names) => {
+                let listed = |arn: &str| {
+                    names
+                        .iter()
+                        .any(|n| matches!(n, PrincipalName::Arn(a) if a == arn))
+                };
+                let account = names.iter().any(|n| who.is_of_account(n));
+                let everyone = names.contains(&PrincipalName::Everyone);
+                let exempt = everyone
+                    || (account
+                        && match &who.kind {
+                            PrincipalKind::Root => true,
+                            PrincipalKind::User => listed(&who.arn),
+                            PrincipalKind::Session { role } => listed(role) && listed(&who.arn),
+                        });
+                if exempt { Naming::No } else { Naming::Itself }
+            }
+        }
+    }
+}
+
+pub(crate) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+struct ArnParts<'a> {
+    partition: &'a str,
+    service: &'a str,
+    account: &'a str,
+    resource: &'a str,
+}
+
+impl<'a> ArnParts<'a> {
+    /// `arn:<partition>:<service>::<account>:<resource>`
+    fn of(arn: &'a str) -> Option<Self> {
+        let mut parts = arn.splitn(6, ':');
+        if parts.next()? != "arn" {
+            return None;
+        }
+        let partition = parts.next()?;
+        let service = parts.next()?;
+        let region = parts.next()?;
+        let account = parts.next()?;
+        let resource = parts.next()?;
+        let known = matches!(partition, "aws" | "aws-cn" | "aws-us-gov");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-/*?$:{}".contains(c);
+        (known
+            && region.is_empty()
+            && is_account(account)
+            && !resource.is_empty()
+            && resource.chars().all(plain))
+        .then_some(Self {
+            partition,
+            service,
+            account,
+            resource,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_wildcards_or_unknown_forms_are_refused() {
+        for text in [
+            "",
+            "arn:aws:iam::111122223333:user/*",
+            "arn:aws:iam::111122223333:role/a?",
+            "arn:aws:iam::*:root",
+            "arn:aws:iam::1111:root",
+            "arn:aws:iam::111122223333:user/",
+            "arn:aws:iam::111122223333:group/x",
+            "arn:aws:s3:::bucket",
+            "1111222233334",
+        ] {
+            assert_eq!(PrincipalName::aws(text), None, "{text}");
+        }
+        assert_eq!(PrincipalName::service("ec2"), None);
+        assert!(PrincipalName::service("ec2.amazonaws.com").is_some());
+    }
+
+    #[test]
+    fn a_session_is_named_by_its_role_and_by_itself() {
+        let who =
+            Principal::from_arn("arn:aws:sts::111122223333:assumed-role/Host/i-01").unwrap();
+        for (name, naming) in [
+            ("arn:aws:iam::111122223333:role/Host", Naming::Itself),
+            (
+                "arn:aws:sts::111122223333:assumed-role/Host/i-01",
+                Naming::Itself,
+            ),
+            (
+                "arn:aws:sts::111122223333:assumed-role/Host/i-02",
+                Naming::No,
+            ),
+            ("111122223333", Naming::Account),
+            ("arn:aws:iam::111122223333:root", Naming::Account),
+            ("444455556666", Naming::No),
+            ("*", Naming::Itself),
+        ] {
+            let element = PrincipalElement::Named(vec![PrincipalName::aws(name).unwrap()]);
+            assert_eq!(element.naming(&who), naming, "{name}");
+        }
+    }
+
+    #[test]
+    fn not_principal_exempts_only_whom_it_lists_with_the_account() {
+        let bob = Principal::from_arn("arn:aws:iam::111122223333:user/bob").unwrap();
+        let eve = Principal::from_arn("arn:aws:iam::111122223333:user/eve").unwrap();
+        let name = |t: &str| PrincipalName::aws(t).unwrap();
+        let both = PrincipalElement::AllBut(vec![
+            name("arn:aws:iam::111122223333:user/bob"),
+            name("111122223333"),
+        ]);
+        assert_eq!(both.naming(&bob), Naming::No);
+        assert_eq!(both.naming(&eve), Naming::Itself);
+        let alone = PrincipalElement::AllBut(vec![name("arn:aws:iam::111122223333:user/bob")]);
+        assert_eq!(alone.naming(&bob), Naming::Itself);
+    }
+}

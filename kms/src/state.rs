@@ -1,0 +1,237 @@
+//! The service's folder: its lock, the root key, and files that only the owner reads.
+//!
+//! A file is never there in part: each is written under another name, synced and renamed.
+//! The root key is made only where there is no store yet, and never replaced.
+
+use crate::sealing::{NoRandomness, Secret};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Why the folder cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Another service runs on the same folder.
+    #[error("another key service is running on {0}; stop it, or name another folder")]
+    Locked(PathBuf),
+    /// A file or folder that cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is a store, but not the key that it is encrypted under.
+    #[error("{0} is missing, and the store beside it is encrypted under it; put it back")]
+    RootKeyMissing(PathBuf),
+    /// Others than the owner may read it.
+    #[error("{path} has mode {mode:03o}, so that others may read it; run: chmod 600 {path}")]
+    RootKeyMode {
+        /// The root key's file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not 64 hexadecimal digits.
+    #[error("{0} is not a root key: 64 hexadecimal digits and a newline are expected")]
+    RootKeyShape(PathBuf),
+    /// No randomness for a new root key.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StateError + '_ {
+    move |source| StateError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The folder, locked for as long as this lives.
+pub(crate) struct StateFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateFolder {
+    /// Makes the folder where it is missing (mode 0700) and locks it.
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io_error(path))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(io_error(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(StateError::Locked(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(StateError::Io {
+                path: lock_path,
+                source,
+            }),
+        }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Reads the root key, or makes it if `store` does not exist yet.
+    pub(crate) fn root_key(&self, store: &Path) -> Result<Secret, StateError> {
+        let path = self.file("root.key");
+        match read_private(&path) {
+            Ok(text) => decode_key(&text).ok_or(StateError::RootKeyShape(path)),
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                if store.exists() {
+                    return Err(StateError::RootKeyMissing(path));
+                }
+                let key = Secret::random()?;
+                let mut text = Zeroizing::new(String::with_capacity(65));
+                for byte in key.expose() {
+                    for digit in [byte >> 4, byte & 15] {
+                        text.push(char::from_digit(u32::from(digit), 16).expect("below 16"));
+                    }
+                }
+                text.push('\n');
+                write_file(&path, text.as_bytes(), 0o600)?;
+                Ok(key)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads a file that nobody but its owner may be able to read.
+fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
+    let mut file = File::open(path).map_err(io_error(path))?;
+    let mode = file.metadata().map_err(io_error(path))?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(StateError::RootKeyMode {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    // Longer than any root key, so that a longer file is noticed; never grown.
+    let mut text = Zeroizing::new(vec![0; 128]);
+    let mut length = 0;
+    while length < text.len() {
+        match file.read(&mut text[length..]).map_err(io_error(path))? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    text.truncate(length);
+    Ok(text)
+}
+
+fn decode_key(text: &[u8]) -> Option<Secret> {
+    let digits = text.strip_suffix(b"\n").unwrap_or(text);
+    let mut bytes = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(digits, bytes.as_mut()).ok()?;
+    Secret::from_slice(bytes.as_ref())
+}
+
+/// Writes a file whole or not at all, and durably.
+pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), StateError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error(&temporary)(e)),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)
+        .map_err(io_error(&temporary))?;
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .map_err(io_error(&temporary))?;
+    rename_durably(&temporary, path)
+}
+
+/// Renames within a folder and syncs the folder.
+pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), StateError> {
+    fs::rename(from, to).map_err(io_error(to))?;
+    let folder = match to.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(io_error(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_root_key_is_made_once_private_and_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(&dir.path().join("state")).unwrap();
+        let store = state.file("store.redb");
+        let made = state.root_key(&store).unwrap();
+        let path = state.file("root.key");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(state.root_key(&store).unwrap().expose(), made.expose());
+
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(
+            state.root_key(&store),
+            Err(StateError::RootKeyMode { mode: 0o640, .. })
+        ));
+        fs::remove_file(&path).unwrap();
+        fs::write(&store, b"").unwrap();
+        assert!(matches!(
+            state.root_key(&store),
+            Err(StateError::RootKeyMissing(_))
+        ));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_root_key_of_another_shape_is_refused() {
+        for text in ["", "00", &"0".repeat(63), &"g".repeat(64), &"0".repeat(200)] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateFolder::open(dir.path()).unwrap();
+            write_file(&state.file("root.key"), text.as_bytes(), 0o600).unwrap();
+            assert!(
+                matches!(
+                    state.root_key(&state.file("store.redb")),
+                    Err(StateError::RootKeyShape(_))
+                ),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_second_service_on_the_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateFolder::open(dir.path()).unwrap();
+        assert!(matches!(
+            StateFolder::open(dir.path()),
+            Err(StateError::Locked(_))
+        ));
+        drop(first);
+        assert!(StateFolder::open(dir.path()).is_ok());
+    }
+}

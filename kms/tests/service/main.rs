@@ -1,0 +1,261 @@
+//! The key service over real HTTP: as its clients, its attackers and its auditors see it.
+
+mod attestation;
+mod audit;
+mod connections;
+mod operations;
+mod policies;
+mod requests;
+mod restart;
+
+use anchorhold_attestation::{Anchor, Pcr};
+use anchorhold_kms::config::{
+    DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY, DEV_OWNER_ACCESS_KEY_ID,
+    DEV_OWNER_SECRET_ACCESS_KEY, Transport,
+};
+use anchorhold_kms::{Clock, Config, Running, Service};
+use anchorhold_kms_wire::client::{Client, ClientError, Endpoint, Fixed, Limits, Tcp, TlsTrust};
+use anchorhold_kms_wire::recipient::RecipientKey;
+use anchorhold_kms_wire::shapes::{
+    CreateKeyRequest, EncryptRequest, EncryptionContext, Operation, RecipientInfo, SecretBlob,
+};
+use anchorhold_kms_wire::sigv4::Credentials;
+use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
+use aws_nitro_enclaves_nsm_api::api::{Request, Response};
+use serde_bytes::ByteBuf;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+pub(crate) type Calls = Client<Tcp, Fixed>;
+
+/// The system's clock, moved by some seconds.
+#[derive(Default)]
+pub(crate) struct MovedClock(AtomicI64);
+
+impl Clock for MovedClock {
+    fn now(&self) -> SystemTime {
+        let seconds = self.0.load(Ordering::Relaxed);
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 {
+            SystemTime::now() - by
+        } else {
+            SystemTime::now() + by
+        }
+    }
+}
+
+/// A running service with a folder of its own.
+pub(crate) struct World {
+    pub(crate) folder: TempDir,
+    pub(crate) root: DevelopmentRoot,
+    pub(crate) clock: Arc<MovedClock>,
+    pub(crate) running: Running,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = DevelopmentRoot::generate().unwrap();
+        let clock = Arc::new(MovedClock::default());
+        let mut config = Config::dev(folder.path(), vec![root.anchor()]);
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.transport = Transport::PlainHttp;
+        config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        change(&mut config);
+        let running = Service::start(config).await.unwrap();
+        Self {
+            folder,
+            root,
+            clock,
+            running,
+        }
+    }
+
+    /// Stops the service and starts it again on the same folder.
+    pub(crate) async fn restarted(self) -> Self {
+        self.running.shutdown().await;
+        let running = Service::start(plain_config(self.folder.path(), self.root.anchor()))
+            .await
+            .unwrap();
+        Self { running, ..self }
+    }
+
+    pub(crate) fn owner(&self) -> Calls {
+        self.client(DEV_OWNER_ACCESS_KEY_ID, DEV_OWNER_SECRET_ACCESS_KEY)
+    }
+
+    pub(crate) fn host(&self) -> Calls {
+        self.client(DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY)
+    }
+
+    pub(crate) fn client(&self, id: &str, secret: &str) -> Calls {
+        let endpoint = Endpoint {
+            url: self.running.url(),
+            region: "us-east-1".to_owned(),
+            tls: TlsTrust::PlainHttp,
+        };
+        let secret = Zeroizing::new(secret.to_owned());
+        Client::new(&endpoint, Tcp, Fixed::new(Credentials::new(id, secret)))
+            .unwrap()
+            .with_limits(Limits {
+                attempts: 1,
+                ..Limits::default()
+            })
+    }
+
+    pub(crate) fn audit_path(&self) -> PathBuf {
+        self.folder.path().join("audit.ndjson")
+    }
+
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.audit_path()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    pub(crate) fn last_reason(&self) -> String {
+        let lines = self.audit();
+        let reason = lines.last().unwrap()["anchorhold"]["reason"].as_str();
+        reason.unwrap_or("").to_owned()
+    }
+
+    /// A key with this policy (the default one where `None`), its ARN.
+    pub(crate) async fn key(&self, policy: Option<String>) -> String {
+        let created = self
+            .owner()
+            .call(&CreateKeyRequest {
+                policy,
+                ..CreateKeyRequest::default()
+            })
+            .await
+            .unwrap();
+        created.key_metadata.arn.unwrap()
+    }
+
+    /// A ciphertext of `plaintext` under a key that the owner may use.
+    pub(crate) async fn ciphertext(
+        &self,
+        key: &str,
+        plaintext: &[u8],
+        context: EncryptionContext,
+    ) -> Vec<u8> {
+        let request = EncryptRequest {
+            key_id: key.to_owned(),
+            plaintext: secret(plaintext),
+            encryption_context: context,
+            ..EncryptRequest::default()
+        };
+        self.owner()
+            .call(&request)
+            .await
+            .unwrap()
+            .ciphertext_blob
+            .0
+    }
+
+    /// An attestation document of now, of an enclave with this PCR0 and public key.
+    pub(crate) fn document(&self, pcr0: Pcr, public_key: &[u8]) -> Vec<u8> {
+        document(&self.root, enclave(pcr0), Some(public_key), SystemTime::now())
+    }
+}
+
+pub(crate) fn plain_config(state: &std::path::Path, anchor: Anchor) -> Config {
+    let mut config = Config::dev(state, vec![anchor]);
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config.transport = Transport::PlainHttp;
+    config
+}
+
+pub(crate) fn enclave(pcr0: Pcr) -> NsmConfig {
+    NsmConfig {
+        pcr0,
+        pcr1: Pcr::from_bytes([1; 48]),
+        pcr2: Pcr::from_bytes([2; 48]),
+        ..NsmConfig::default()
+    }
+}
+
+pub(crate) fn document(
+    root: &DevelopmentRoot,
+    config: NsmConfig,
+    public_key: Option<&[u8]>,
+    now: SystemTime,
+) -> Vec<u8> {
+    let nsm = Nsm::new(root, config, now).unwrap();
+    let request = Request::Attestation {
+        user_data: None,
+        nonce: None,
+        public_key: public_key.map(|key| ByteBuf::from(key.to_vec())),
+    };
+    let answer = nsm.handle(&serde_cbor::to_vec(&request).unwrap(), now);
+    match serde_cbor::from_slice(&answer).unwrap() {
+        Response::Attestation { document } => document,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One key pair for all tests, since making one takes long.
+pub(crate) fn recipient_key() -> &'static RecipientKey {
+    static KEY: LazyLock<RecipientKey> = LazyLock::new(|| RecipientKey::generate().unwrap());
+    &KEY
+}
+
+pub(crate) fn measured() -> Pcr {
+    Pcr::from_bytes([0xab; 48])
+}
+
+pub(crate) fn recipient(document: Vec<u8>) -> Option<RecipientInfo> {
+    Some(RecipientInfo::new(document))
+}
+
+pub(crate) fn secret(bytes: &[u8]) -> SecretBlob {
+    SecretBlob::new(Zeroizing::new(bytes.to_vec()))
+}
+
+pub(crate) fn pairs(pairs: &[(&str, &str)]) -> EncryptionContext {
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+/// The owner may do all but decrypt by name; the host may decrypt and make data keys for the enclave of this PCR0.
+pub(crate) fn enclave_policy(pcr0: &str) -> String {
+    format!(
+        r#"{{"Version":"2012-10-17","Statement":[
+        {{"Sid":"Owner","Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:user/owner"}},
+          "Action":["kms:DescribeKey","kms:GetKeyPolicy","kms:PutKeyPolicy","kms:CreateAlias","kms:Encrypt","kms:GenerateDataKey"],
+          "Resource":"*"}},
+        {{"Sid":"AllowEnclave","Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:user/host"}},
+          "Action":["kms:Decrypt","kms:GenerateDataKey"],"Resource":"*",
+          "Condition":{{"StringEquals":{{"kms:RecipientAttestation:ImageSha384":"{pcr0}"}}}}}}]}}"#
+    )
+}
+
+/// Calls and expects AWS's error of this name; gives its message.
+pub(crate) async fn refused<O: Operation>(client: &Calls, request: &O, kind: &str) -> String {
+    match client.call(request).await {
+        Ok(_) => panic!("{} was answered, {kind} was expected", O::NAME),
+        Err(ClientError::Service {
+            kind: found,
+            message,
+            request_id,
+            ..
+        }) => {
+            assert_eq!(found, kind, "{message}");
+            assert!(request_id.is_some());
+            message
+        }
+        Err(other) => panic!("{}: {other}", O::NAME),
+    }
+}

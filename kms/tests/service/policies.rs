@@ -1,0 +1,247 @@
+//! Key policies as the service applies them: what only the running service can show.
+
+use crate::{World, pairs, refused, secret};
+use anchorhold_kms::Identity;
+use anchorhold_kms::policy::{IdentityPolicy, Kind, Policy, Principal};
+use anchorhold_kms_wire::shapes::{
+    Blob, CreateAliasRequest, DecryptRequest, DescribeKeyRequest, EncryptRequest,
+    PutKeyPolicyRequest,
+};
+use zeroize::Zeroizing;
+
+fn put(key: &str, policy: &str, bypass: bool) -> PutKeyPolicyRequest {
+    PutKeyPolicyRequest {
+        key_id: key.to_owned(),
+        policy: policy.to_owned(),
+        bypass_policy_lockout_safety_check: bypass,
+        ..PutKeyPolicyRequest::default()
+    }
+}
+
+fn allow(who: &str, actions: &str, condition: &str) -> String {
+    format!(
+        r#"{{"Sid":"{who}","Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:user/{who}"}},
+        "Action":{actions},"Resource":"*","Condition":{{{condition}}}}}"#
+    )
+}
+
+fn policy(statements: &[String]) -> String {
+    format!(
+        r#"{{"Version":"2012-10-17","Statement":[{}]}}"#,
+        statements.join(",")
+    )
+}
+
+fn encrypt(key: &str, context: &[(&str, &str)]) -> EncryptRequest {
+    EncryptRequest {
+        key_id: key.to_owned(),
+        plaintext: secret(b"x"),
+        encryption_context: pairs(context),
+        ..EncryptRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_locks_the_caller_out_is_refused_unless_told_otherwise() {
+    let world = World::new().await;
+    let key = world.key(None).await;
+    let locked = policy(&[allow("host", r#""kms:*""#, "")]);
+    let message = refused(
+        &world.owner(),
+        &put(&key, &locked, false),
+        "MalformedPolicyDocumentException",
+    )
+    .await;
+    assert_eq!(
+        message,
+        "The new key policy will not allow you to update the key policy in the future."
+    );
+    world.owner().call(&put(&key, &locked, true)).await.unwrap();
+    // And so it is.
+    refused(
+        &world.owner(),
+        &put(&key, &locked, true),
+        "AccessDeniedException",
+    )
+    .await;
+    assert!(world.host().call(&encrypt(&key, &[])).await.is_ok());
+}
+
+#[tokio::test]
+async fn conditions_on_the_encryption_context_hold() {
+    let world = World::new().await;
+    let context = r#""StringEquals":{"kms:EncryptionContext:App":"cards"},
+        "ForAllValues:StringEquals":{"kms:EncryptionContextKeys":["App","Run"]}"#;
+    let key = world
+        .key(Some(policy(&[
+            allow("owner", r#""kms:PutKeyPolicy""#, ""),
+            allow("host", r#""kms:Encrypt""#, context),
+        ])))
+        .await;
+    let host = world.host();
+    for (pairs, allowed) in [
+        (&[("App", "cards")][..], true),
+        (&[("App", "cards"), ("Run", "1")], true),
+        // Names of condition keys ignore case, values and EncryptionContextKeys do not.
+        (&[("app", "cards")], false),
+        (&[("App", "Cards")], false),
+        (&[("App", "cards"), ("Other", "1")], false),
+        (&[], false),
+    ] {
+        let outcome = host.call(&encrypt(&key, pairs)).await;
+        assert_eq!(outcome.is_ok(), allowed, "{pairs:?}");
+    }
+    refused(&host, &encrypt(&key, &[]), "AccessDeniedException").await;
+    assert_eq!(
+        world.last_reason(),
+        "statement host: kms:EncryptionContext:App expected cards, found nothing"
+    );
+}
+
+#[tokio::test]
+async fn conditions_on_aliases_see_the_name_used_and_the_names_there_are() {
+    let world = World::new().await;
+    let by_request = r#""StringEquals":{"kms:RequestAlias":"alias/one"}"#;
+    let by_resource = r#""ForAnyValue:StringLike":{"kms:ResourceAliases":"alias/t*"}"#;
+    let key = world
+        .key(Some(policy(&[
+            allow("owner", r#"["kms:PutKeyPolicy","kms:CreateAlias"]"#, ""),
+            allow("host", r#""kms:Encrypt""#, by_request),
+            allow("host", r#""kms:DescribeKey""#, by_resource)
+                .replace(r#""Sid":"host""#, r#""Sid":"other""#),
+        ])))
+        .await;
+    let describe = DescribeKeyRequest {
+        key_id: key.clone(),
+        ..DescribeKeyRequest::default()
+    };
+    let host = world.host();
+    refused(&host, &describe, "AccessDeniedException").await;
+    for name in ["alias/one", "alias/two"] {
+        let alias = CreateAliasRequest {
+            alias_name: name.to_owned(),
+            target_key_id: key.clone(),
+        };
+        world.owner().call(&alias).await.unwrap();
+    }
+    assert!(host.call(&describe).await.is_ok());
+    assert!(host.call(&encrypt("alias/one", &[])).await.is_ok());
+    refused(&host, &encrypt("alias/two", &[]), "AccessDeniedException").await;
+    refused(&host, &encrypt(&key, &[]), "AccessDeniedException").await;
+}
+
+#[tokio::test]
+async fn a_deny_by_address_or_transport_holds_for_everyone() {
+    let world = World::new().await;
+    let deny = |condition: &str| {
+        format!(
+            r#"{{"Sid":"No","Effect":"Deny","Principal":"*","Action":"kms:Encrypt","Resource":"*","Condition":{{{condition}}}}}"#
+        )
+    };
+    let all = allow("owner", r#""kms:*""#, "");
+    for (condition, allowed) in [
+        (r#""NotIpAddress":{"aws:SourceIp":"127.0.0.0/8"}"#, true),
+        (r#""IpAddress":{"aws:SourceIp":"127.0.0.0/8"}"#, false),
+        (r#""Bool":{"aws:SecureTransport":"false"}"#, false),
+        (
+            r#""DateLessThan":{"aws:CurrentTime":"2020-01-01T00:00:00Z"}"#,
+            true,
+        ),
+        (
+            r#""NumericGreaterThan":{"aws:EpochTime":"1500000000"}"#,
+            false,
+        ),
+    ] {
+        let key = world
+            .key(Some(policy(&[all.clone(), deny(condition)])))
+            .await;
+        let outcome = world.owner().call(&encrypt(&key, &[])).await;
+        assert_eq!(outcome.is_ok(), allowed, "{condition}");
+        if !allowed {
+            let message =
+                refused(&world.owner(), &encrypt(&key, &[]), "AccessDeniedException").await;
+            assert!(
+                message.ends_with("with an explicit deny in a resource-based policy"),
+                "{message}"
+            );
+            assert!(world.last_reason().starts_with("statement No denies"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_and_other_accounts_are_judged_as_aws_does() {
+    let identity = |arn: &str, id: &str, token: Option<&str>, policies: bool| Identity {
+        principal: Principal::from_arn(arn).unwrap(),
+        policies: if policies {
+            let text =
+                r#"{"Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}"#;
+            vec![IdentityPolicy {
+                name: "own".to_owned(),
+                policy: Policy::parse(text, Kind::Identity).unwrap(),
+            }]
+        } else {
+            Vec::new()
+        },
+        access_key_id: id.to_owned(),
+        secret_access_key: Zeroizing::new("secret".to_owned()),
+        session_token: token.map(|t| Zeroizing::new(t.to_owned())),
+    };
+    let session = "arn:aws:sts::111122223333:assumed-role/Host/i-01";
+    let world = World::with(|config| {
+        config.identities.extend([
+            identity(session, "ASIASESSION00000", None, false),
+            identity(
+                "arn:aws:iam::444455556666:user/far",
+                "AKIAFAR000000000",
+                None,
+                true,
+            ),
+            identity(
+                "arn:aws:iam::444455556666:user/poor",
+                "AKIAPOOR00000000",
+                None,
+                false,
+            ),
+            identity(
+                "arn:aws:iam::111122223333:user/token",
+                "ASIATOKEN0000000",
+                Some("token"),
+                true,
+            ),
+        ]);
+    })
+    .await;
+    let principals = r#"{"AWS":["arn:aws:iam::111122223333:role/Host","444455556666"]}"#;
+    let key = world
+        .key(Some(policy(&[
+            allow("owner", r#""kms:*""#, ""),
+            format!(
+                r#"{{"Sid":"More","Effect":"Allow","Principal":{principals},"Action":"kms:Decrypt","Resource":"*"}}"#
+            ),
+        ])))
+        .await;
+    let ciphertext = world.ciphertext(&key, b"x", pairs(&[])).await;
+    let decrypt = DecryptRequest {
+        ciphertext_blob: Some(Blob(ciphertext)),
+        key_id: Some(key),
+        ..DecryptRequest::default()
+    };
+    for (id, allowed) in [
+        ("ASIASESSION00000", true),
+        ("AKIAFAR000000000", true),
+        ("AKIAPOOR00000000", false),
+    ] {
+        let client = world.client(id, "secret");
+        assert_eq!(client.call(&decrypt).await.is_ok(), allowed, "{id}");
+    }
+    // The right signature without the token that goes with it.
+    let client = world.client("ASIATOKEN0000000", "secret");
+    refused(&client, &decrypt, "UnrecognizedClientException").await;
+    let line = world
+        .audit()
+        .into_iter()
+        .find(|l| l["userIdentity"]["type"] == "AssumedRole")
+        .unwrap();
+    assert_eq!(line["userIdentity"]["arn"], session);
+}

@@ -1,0 +1,21 @@
+//! The lifecycle of enclaves: one supervisor process each, and a folder with its state, sockets and console.
+//!
+//! [`spawn()`] starts a supervisor and returns once its enclave serves; the enclave then outlives the caller. [`list`],
+//! [`find`] and [`stop`] work from any process of the same user, by the state files alone. [`supervise()`] stays in the
+//! foreground instead. Nothing here holds a key or looks into what is carried.
+
+mod backend;
+mod console;
+mod guest;
+mod home;
+mod registry;
+mod spawn;
+mod state;
+mod supervise;
+
+pub use console::{follow, printable, tail};
+pub use home::{Home, HomeError};
+pub use registry::{RegistryError, find, is_name, list, stop};
+pub use spawn::{RunError, Serving, SupervisorProgram, spawn};
+pub use state::{MeasuredAs, Process, State, StateError, Status};
+pub use supervise::{Ended, SuperviseError, SuperviseOptions, supervise, supervisor_process};

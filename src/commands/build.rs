@@ -1,0 +1,115 @@
+//! `anchorhold build`: packs a job into an enclave image.
+
+use std::path::{Path, PathBuf};
+
+use anchorhold_images::cargo_static::StaticBuild;
+use anchorhold_images::{BuildOptions, Progress, Source};
+use anyhow::Context as _;
+use clap::Args;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    anchorhold build --cargo enclave/jobs/cards --manifest anchorhold.toml -o cards.eif\n  \
+    anchorhold build --program ./tokenize -o tokenize.eif\n  \
+    anchorhold build --root ./rootfs --manifest anchorhold.toml -o job.eif\n\n\
+    The same inputs give the same bytes, wherever, whenever and by whomever they are packed.\n\
+    Without --kernel the image runs in the sandbox backend only.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    source: SourceArguments,
+    /// With --cargo: which of the package's programs
+    #[arg(long, value_name = "NAME", requires = "cargo")]
+    bin: Option<String>,
+    /// The manifest to measure into the image; default: anchorhold.toml beside the package, or a minimal one
+    #[arg(long, value_name = "anchorhold.toml")]
+    manifest: Option<PathBuf>,
+    /// The kernel (bzImage) to boot; without it the image runs in the sandbox only
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The kernel's command line; default: what Nitro enclaves use
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// The enclave's init program; default: the one that belongs to this command
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Where to write the image
+    #[arg(short, long, value_name = "IMAGE.eif")]
+    output: PathBuf,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct SourceArguments {
+    /// A Cargo package, built as a static program; it becomes /job
+    #[arg(long, value_name = "PATH")]
+    cargo: Option<PathBuf>,
+    /// A static program; it becomes /job
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// A folder that becomes the job's root file system
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let source = match &arguments.source {
+        SourceArguments { cargo: Some(path), .. } => Source::Cargo { path: path.clone() },
+        SourceArguments { program: Some(file), .. } => Source::Program { file: file.clone() },
+        SourceArguments { root: Some(dir), .. } => Source::Root { dir: dir.clone() },
+        SourceArguments { .. } => anyhow::bail!("name a source: --cargo, --program or --root"),
+    };
+    let init = match &arguments.init {
+        Some(file) => file.clone(),
+        None => init_program()?,
+    };
+    let mut options = BuildOptions::new(source, init, arguments.output.clone());
+    options.manifest.clone_from(&arguments.manifest);
+    options.kernel.clone_from(&arguments.kernel);
+    options.command_line.clone_from(&arguments.cmdline);
+    options.bin.clone_from(&arguments.bin);
+    let built = anchorhold_images::build(&options, &mut |progress| {
+        if let Progress::Compiling(line) = progress {
+            eprintln!("{line}");
+        }
+    })
+    .with_context(|| format!("{} was not built", arguments.output.display()))?;
+    println!("{}", arguments.output.display());
+    println!("PCR0 {}", built.measurements.pcr0);
+    println!("PCR1 {}", built.measurements.pcr1);
+    println!("PCR2 {}", built.measurements.pcr2);
+    if arguments.kernel.is_none() {
+        println!("No kernel was given: this image runs in the sandbox backend only.");
+    }
+    Ok(())
+}
+
+/// The enclave's init that belongs to this command: installed beside it, or
+/// built from the source tree that it was built from.
+pub(crate) fn init_program() -> anyhow::Result<PathBuf> {
+    let installed = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.parent()?.join("libexec/anchorhold/anchorhold-enclave")));
+    if let Some(installed) = installed.filter(|path| path.is_file()) {
+        return Ok(installed);
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("enclave");
+    anyhow::ensure!(
+        source.join("Cargo.toml").is_file(),
+        "the enclave's init program was not found: neither installed as ../libexec/anchorhold/anchorhold-enclave \
+         beside this command, nor as source in {}; name it with --init",
+        source.display()
+    );
+    static_program(&source, Some("anchorhold-enclave"))
+}
+
+/// Builds a package of the source tree as a static program.
+pub(crate) fn static_program(package: &Path, bin: Option<&str>) -> anyhow::Result<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static");
+    let mut build = StaticBuild::new(package);
+    build.target_dir = Some(target);
+    build.bin = bin.map(str::to_owned);
+    let program = build
+        .run(&mut |line| eprintln!("{line}"))
+        .with_context(|| format!("{} could not be built as a static program", package.display()))?;
+    Ok(program.path)
+}

@@ -1,0 +1,86 @@
+//! The subcommands, one file each.
+
+mod attest;
+pub(crate) mod build;
+mod call;
+mod describe;
+mod kms;
+mod logs;
+mod open;
+pub(crate) mod policy;
+mod ps;
+mod run;
+mod seal;
+mod stop;
+mod supervise;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show the whole way of the data, and what must not work, on this machine
+    Demo(crate::demo::Arguments),
+    /// Pack a job into an enclave image, reproducibly
+    Build(build::Arguments),
+    /// Print an image's measurements and contents
+    Describe(describe::Arguments),
+    /// Print key policy statements that admit this image alone
+    Policy(policy::Arguments),
+    /// Start an enclave from an image; returns once it serves
+    Run(run::Arguments),
+    /// List enclaves
+    Ps(ps::Arguments),
+    /// Print an enclave's console
+    Logs(logs::Arguments),
+    /// Stop an enclave
+    Stop(stop::Arguments),
+    /// Send sealed data through an enclave's job
+    Call(call::Arguments),
+    /// Ask an enclave for an attestation document
+    Attest(attest::Arguments),
+    /// Verify an attestation document
+    Verify(verify::Arguments),
+    /// Seal data under a key of the key service, as its owner
+    Seal(seal::Arguments),
+    /// Open sealed data, as its owner
+    Open(open::Arguments),
+    /// Run and use the key service
+    #[command(subcommand)]
+    Kms(kms::Command),
+    /// Watch over one enclave (started by `run`)
+    #[command(hide = true)]
+    SuperviseEnclave,
+}
+
+pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(arguments) => crate::demo::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Build(arguments) => build::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Policy(arguments) => policy::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Ps(arguments) => ps::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Logs(arguments) => logs::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Stop(arguments) => stop::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Call(arguments) => block_on(call::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Attest(arguments) => block_on(attest::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Verify(arguments) => Ok(verify::run(&arguments)),
+        Command::Seal(arguments) => block_on(seal::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Open(arguments) => block_on(open::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Kms(command) => kms::run(command).map(|()| ExitCode::SUCCESS),
+        Command::SuperviseEnclave => Ok(supervise::run()),
+    }
+}
+
+/// Runs `future` on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot start")?
+        .block_on(future)
+}

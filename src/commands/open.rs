@@ -1,0 +1,74 @@
+//! `anchorhold open`: opens a sealed message, as its owner.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anchorhold_envelope::{Header, Limits, Parse};
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::files::{Output, input};
+use crate::key_service::{EndpointArguments, OpenRequest, context, open, pair};
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  \
+    anchorhold open --context purpose=tokens --context anchorhold:kind=result --input tokens.sealed --output tokens.ndjson\n\n\
+    A file is written whole or not at all. Standard output is written as the message is authenticated, \
+    frame by frame: it is complete only when the exit code is 0.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    endpoint: EndpointArguments,
+    /// Demand that the message is sealed under this key: id, ARN or alias
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Demand this pair in the encryption context; may be given several times
+    #[arg(long, value_name = "k=v", value_parser = pair)]
+    context: Vec<(String, String)>,
+    /// Demand that this is the result of the call whose sealed input is in FILE
+    #[arg(long, value_name = "FILE")]
+    result_of: Option<PathBuf>,
+    /// What to open; `-` is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    input: PathBuf,
+    /// Where to write the plaintext; `-` is standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut context = context(&arguments.context)?;
+    if let Some(path) = &arguments.result_of {
+        let header = header(path)?;
+        context.insert("anchorhold:kind".to_owned(), "result".to_owned());
+        context.insert("anchorhold:request".to_owned(), hex::encode(header.message_id()));
+    }
+    let client = arguments.endpoint.client(arguments.key.as_deref())?;
+    let reader = input(&arguments.input)?;
+    let output = Output::create(&arguments.output)?;
+    let request = OpenRequest {
+        context,
+        key: arguments.key.clone(),
+    };
+    match open(client, request, reader, output).await {
+        Ok((_, output)) => output.commit(),
+        Err(error) if arguments.output == Path::new("-") => {
+            Err(error.context("what was printed, if anything, is not the whole and must not be used"))
+        }
+        Err(error) => Err(error.context(format!("{} was not written", arguments.output.display()))),
+    }
+}
+
+/// The header that a sealed file begins with.
+fn header(path: &Path) -> anyhow::Result<Header> {
+    let limits = Limits::default();
+    let mut beginning = Vec::new();
+    input(path)?
+        .take(limits.max_header_bytes as u64)
+        .read_to_end(&mut beginning)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    match Header::parse(&beginning, &limits) {
+        Ok(Parse::Complete { header, .. }) => Ok(*header),
+        Ok(Parse::Incomplete) => anyhow::bail!("{} ends within its header", path.display()),
+        Err(error) => Err(error).with_context(|| format!("{} is not a sealed message", path.display())),
+    }
+}

@@ -1,0 +1,183 @@
+//! `anchorhold run`: starts an enclave and returns once it serves.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anchorhold_images::Unmeasured;
+use anchorhold_manifest::{MANIFEST_PATH, Manifest};
+use anchorhold_parent::Isolation;
+use anchorhold_parent::lifecycle::{
+    Home, RunError, State, SuperviseOptions, SupervisorProgram, spawn, supervise,
+};
+use anchorhold_parent::window::{Allowlist, CredentialsSource, SecretSource, Target};
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+
+use crate::key_service::pair;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    anchorhold run cards.eif --name cards --secret tokenization-key=key.sealed\n  \
+    anchorhold run cards.eif --attach\n\n\
+    The enclave may reach the key service that its measured manifest names, through this host, and nothing \
+    else but what --allow names. It is handed the AWS credentials of this environment, to sign its requests \
+    with; what they may do is the key policy's.\n\n\
+    The sandbox backend protects against a careless or compromised job, not against whoever controls this \
+    host. Only Nitro hardware does that.")]
+pub(crate) struct Arguments {
+    /// The image
+    image: PathBuf,
+    /// A name for the enclave; default: from the image
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Where to run it: `sandbox` is a confined process, and what `auto` takes as well
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Memory; default: the manifest's
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
+    memory: Option<u32>,
+    /// Processors; default: the manifest's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    cpus: Option<u32>,
+    /// Debug mode: the job's stderr is shown, and the measurements are zero, so that no key policy is met
+    #[arg(long)]
+    debug: bool,
+    /// Stay in the foreground with the enclave's console, and end with its exit code
+    #[arg(long)]
+    attach: bool,
+    /// Hand in a secret, sealed by `anchorhold seal --secret NAME`; may be given several times
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
+    secret: Vec<(String, String)>,
+    /// Let the enclave reach this host and port as well; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<Target>,
+    /// Let the enclave reach nothing, not even the key service that its manifest names
+    #[arg(long, conflicts_with = "allow")]
+    allow_nothing: bool,
+    /// `reduced` is for containers that forbid user namespaces: as root, with less around the enclave
+    #[arg(long, value_enum, default_value_t = IsolationArgument::Namespaces)]
+    isolation: IsolationArgument,
+    /// Record all that this host carries for the enclave into a folder
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Backend {
+    /// The best that this machine and image have
+    Auto,
+    /// A confined process
+    Sandbox,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum IsolationArgument {
+    /// User, mount, process, network, IPC and host name namespaces of its own
+    Namespaces,
+    /// chroot, Landlock, seccomp and a changed user alone
+    Reduced,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let options = options(arguments)?;
+    let targets: Vec<String> = options.allowlist.iter().map(ToString::to_string).collect();
+    let reach = if targets.is_empty() { "nothing".to_owned() } else { targets.join(", ") };
+    if arguments.attach {
+        eprintln!("anchorhold: backend sandbox; the enclave may reach {reach}");
+        let ended = supervise(&options, std::io::stdout())?;
+        eprintln!("anchorhold: {} ended: {}", ended.state.name, ended.reason);
+        return Ok(ExitCode::from(ended.exit_code()));
+    }
+    match spawn(&options, &SupervisorProgram::own()?) {
+        Ok(serving) => {
+            print_serving(&serving.state, &reach);
+            Ok(ExitCode::SUCCESS)
+        }
+        // A job that runs once may be done before anybody could call it.
+        Err(RunError::Ended { code: Some(0), state, .. }) => {
+            println!("{} ran and ended with exit code 0", state.name);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn print_serving(state: &State, reach: &str) {
+    println!("{} serves (CID {}, backend {}, {})", state.name, state.cid, state.backend, state.isolation);
+    println!("  may reach  {reach}");
+    for limit in &state.limits {
+        println!("  limit      {limit}");
+    }
+    if state.debug {
+        println!("  DEBUG MODE: measurements are zero, and no key policy is met");
+    }
+}
+
+/// What the arguments and the image's manifest ask for.
+fn options(arguments: &Arguments) -> anyhow::Result<SuperviseOptions> {
+    match arguments.backend {
+        Backend::Auto | Backend::Sandbox => {}
+    }
+    let image = Unmeasured::open(&arguments.image)
+        .with_context(|| format!("cannot run {}", arguments.image.display()))?;
+    let manifest = manifest(&image)
+        .with_context(|| format!("cannot run {}", arguments.image.display()))?;
+
+    let mut allowlist = Allowlist::nothing();
+    for target in &arguments.allow {
+        allowlist.allow(target.clone());
+    }
+    let key_service = manifest.as_ref().and_then(|manifest| manifest.key_service.as_ref());
+    if let (Some(service), false) = (key_service, arguments.allow_nothing) {
+        let authority = service.authority();
+        let target: Target = authority
+            .parse()
+            .with_context(|| format!("the manifest's key service {authority} cannot be a target"))?;
+        allowlist.allow(target);
+    }
+
+    let mut secrets = BTreeMap::new();
+    for (name, file) in &arguments.secret {
+        let known = manifest.as_ref().is_some_and(|manifest| manifest.secrets.contains_key(name));
+        anyhow::ensure!(known, "--secret {name}: the image's manifest has no [secrets.{name}]");
+        let earlier = secrets.insert(name.clone(), SecretSource::Path(file.into()));
+        anyhow::ensure!(earlier.is_none(), "--secret {name} is given twice");
+    }
+
+    let mut options = SuperviseOptions::new(Home::from_environment()?, &arguments.image);
+    options.name.clone_from(&arguments.name);
+    options.memory_mib = arguments.memory;
+    options.cpus = arguments.cpus;
+    options.debug = arguments.debug;
+    options.isolation = match arguments.isolation {
+        IsolationArgument::Namespaces => Isolation::Namespaces,
+        IsolationArgument::Reduced => Isolation::Reduced,
+    };
+    options.allowlist = allowlist;
+    options.credentials = CredentialsSource::Environment;
+    options.secrets = secrets;
+    options.record.clone_from(&arguments.record);
+    Ok(options)
+}
+
+/// The manifest in the image's ramdisks, found without reading all of them: it
+/// only says what this host is asked to let through. The supervisor measures
+/// the whole image before anything of it runs.
+fn manifest(image: &Unmeasured) -> anyhow::Result<Option<Manifest>> {
+    const LARGEST: u64 = 1 << 20;
+    // Entries of a ramdisk are in order, and the application's is the last one.
+    for ramdisk in image.ramdisks().iter().rev() {
+        let mut entries = ramdisk.entries(anchorhold_images::Limits::default())?;
+        while let Some(entry) = entries.next_entry()? {
+            if Path::new("/").join(&entry.path) != Path::new(MANIFEST_PATH) {
+                continue;
+            }
+            let mut text = String::new();
+            (&mut entries).take(LARGEST).read_to_string(&mut text)?;
+            return Ok(Some(Manifest::parse(&text)?));
+        }
+    }
+    Ok(None)
+}

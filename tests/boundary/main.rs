@@ -1,0 +1,24 @@
+//! One file for each lie that a parent can tell. Each shows first that the same set-up works honestly, and then what
+//! answers the lie, by its reason: in the key service's audit log, on the enclave's console or in what the caller is told.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod false_service;
+mod hostile_parent;
+mod sealed_parts;
+mod stage;
+
+mod another_enclaves_document;
+mod changed_image;
+mod connection_cut;
+mod debug_mode;
+mod encryption_context;
+mod false_key_service;
+mod false_result;
+mod foreign_key;
+mod forged_without_tls;
+mod replayed_document;
+mod sealed_frames;
+mod stripped_recipient;
+mod swapped_data_key;

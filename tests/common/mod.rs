@@ -1,0 +1,383 @@
+//! What the whole-system tests share: the command, a key service, an image,
+//! a key, and the data beside the clone.
+
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use anchorhold_kms::config::{
+    DEV_ACCOUNT, DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY, DEV_OWNER_ACCESS_KEY_ID,
+    DEV_OWNER_SECRET_ACCESS_KEY, DEV_REGION,
+};
+use serde_json::Value;
+
+/// The workspace's folder.
+pub const WORKSPACE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A file of the data beside the clone. Absent, it says so out loud, and fails
+/// where `CI` is `true`.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(WORKSPACE).join("../shared").join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("NOT TESTED: {} is not there", path.display());
+    assert_ne!(
+        std::env::var("CI").as_deref(),
+        Ok("true"),
+        "{} must be there in CI",
+        path.display()
+    );
+    None
+}
+
+/// Which of the key service's published credentials to use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Owner,
+    Host,
+}
+
+impl Who {
+    pub fn arn(self) -> String {
+        let user = match self {
+            Who::Owner => "owner",
+            Who::Host => "host",
+        };
+        format!("arn:aws:iam::{DEV_ACCOUNT}:user/{user}")
+    }
+
+    pub fn credentials(self) -> (&'static str, &'static str) {
+        match self {
+            Who::Owner => (DEV_OWNER_ACCESS_KEY_ID, DEV_OWNER_SECRET_ACCESS_KEY),
+            Who::Host => (DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY),
+        }
+    }
+}
+
+/// A folder of a test's own, and the `anchorhold` command within it.
+pub struct House {
+    folder: tempfile::TempDir,
+    endpoint: Option<String>,
+}
+
+impl House {
+    pub fn new() -> Self {
+        // Short, since sockets' paths are bounded.
+        let folder = tempfile::Builder::new()
+            .prefix("ah-")
+            .tempdir_in("/tmp")
+            .expect("a temporary folder");
+        Self {
+            folder,
+            endpoint: None,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, bytes).expect("a file in the temporary folder");
+        path
+    }
+
+    /// The command, with the credentials of `who`.
+    pub fn command<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> Command {
+        let (id, secret) = who.credentials();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anchorhold"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("ANCHORHOLD_HOME", self.folder.path())
+            .env("AWS_ACCESS_KEY_ID", id)
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .env("AWS_REGION", DEV_REGION)
+            .env_remove("AWS_SESSION_TOKEN")
+            .env_remove("AWS_CA_BUNDLE")
+            .env_remove("AWS_ENDPOINT_URL")
+            .stdin(Stdio::null());
+        if let Some(endpoint) = &self.endpoint {
+            command
+                .env("AWS_ENDPOINT_URL_KMS", endpoint)
+                .env("AWS_CA_BUNDLE", self.path("kms/ca.pem"));
+        }
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> Output {
+        self.command(who, arguments).output().expect("anchorhold runs")
+    }
+
+    /// Runs the command, which must succeed; returns what it printed.
+    pub fn must<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> Vec<u8> {
+        let output = self.run(who, arguments);
+        assert!(
+            output.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    }
+
+    /// Runs the command, which must fail; returns what it said.
+    pub fn must_fail<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> String {
+        let output = self.run(who, arguments);
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Runs the command with `input` on its standard input; it must succeed.
+    pub fn must_with<S: AsRef<OsStr>>(
+        &self,
+        who: Who,
+        arguments: impl IntoIterator<Item = S>,
+        input: &[u8],
+    ) -> Vec<u8> {
+        let mut child = self
+            .command(who, arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("anchorhold runs");
+        let mut stdin = child.stdin.take().expect("standard input was asked for");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || stdin.write_all(&input));
+        let output = child.wait_with_output().expect("anchorhold ends");
+        let _ = writer.join();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_deref().expect("a key service was started")
+    }
+
+    /// What enclaves' manifests call `host:port`.
+    pub fn authority(&self) -> &str {
+        self.endpoint().split_once("://").expect("a URL").1
+    }
+
+    /// Starts the development key service. Its state is in `kms`.
+    pub fn key_service(&mut self, extra: &[&str]) -> KeyService {
+        let mut process = self
+            .command(Who::Owner, ["kms", "serve", "--dev", "--listen", "127.0.0.1:0", "--state", "kms"])
+            .args(extra)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the key service starts");
+        let stdout = process.stdout.take().expect("standard output was asked for");
+        let mut lines = BufReader::new(stdout).lines();
+        for line in &mut lines {
+            let line = line.expect("UTF-8");
+            if let Some(endpoint) = line.strip_prefix("listening on ") {
+                self.endpoint = Some(endpoint.to_owned());
+            }
+            if line.starts_with("development preset") {
+                break;
+            }
+        }
+        assert!(self.endpoint.is_some(), "the key service ended before it listened");
+        KeyService { process }
+    }
+
+    /// Why the last refused request was refused, after the first `seen` requests.
+    pub fn refusal_after(&self, seen: usize) -> String {
+        let lines = self.audit();
+        let refused = lines
+            .iter()
+            .skip(seen)
+            .rev()
+            .find(|line| line["errorCode"].is_string())
+            .unwrap_or_else(|| panic!("no refusal among {} requests", lines.len() - seen));
+        refused["anchorhold"]["reason"].as_str().expect("a refusal has a reason").to_owned()
+    }
+
+    /// The audit log's lines.
+    pub fn audit(&self) -> Vec<Value> {
+        std::fs::read_to_string(self.path("kms/audit.ndjson"))
+            .expect("an audit log")
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    }
+
+    /// Packs a package of this workspace into an image.
+    pub fn image(&self, package: &str, manifest: &str, image: &str) -> PathBuf {
+        let manifest_path = self.write(&format!("{image}.toml"), manifest);
+        let path = self.path(image);
+        self.must(
+            Who::Owner,
+            [
+                OsStr::new("build"),
+                OsStr::new("--cargo"),
+                Path::new(WORKSPACE).join(package).as_os_str(),
+                OsStr::new("--manifest"),
+                manifest_path.as_os_str(),
+                OsStr::new("-o"),
+                path.as_os_str(),
+            ],
+        );
+        path
+    }
+
+    /// A manifest for a job that uses this house's key service.
+    pub fn manifest(&self, command: &[&str], key: &str, more: &str) -> String {
+        let ca = self.path("ca.pem");
+        std::fs::copy(self.path("kms/ca.pem"), ca).expect("the key service made a CA");
+        format!(
+            "[job]\ncommand = {command:?}\n\n[key_service]\nendpoint = \"{}\"\nca = \"ca.pem\"\nkey = \"{key}\"\nregion = \"{DEV_REGION}\"\n\n{more}",
+            self.endpoint()
+        )
+    }
+
+    /// The measurements of an image, as `describe --json` has them.
+    pub fn measurements(&self, image: &Path) -> BTreeMap<String, String> {
+        let described = self.must(Who::Owner, [OsStr::new("describe"), image.as_os_str(), OsStr::new("--json")]);
+        let described: Value = serde_json::from_slice(&described).expect("JSON");
+        described["Measurements"]
+            .as_object()
+            .expect("measurements")
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect()
+    }
+
+    /// Writes the key policy for an image: it may use the key through the host, and the owner may do all.
+    pub fn policy(&self, image: &Path, name: &str) -> PathBuf {
+        let owner = Who::Owner.arn();
+        let host = Who::Host.arn();
+        let policy = self.must(
+            Who::Owner,
+            [
+                OsStr::new("policy"),
+                image.as_os_str(),
+                OsStr::new("--principal"),
+                OsStr::new(&host),
+                OsStr::new("--owner"),
+                OsStr::new(&owner),
+            ],
+        );
+        self.write(name, policy)
+    }
+
+    /// Makes a key of that alias and policy; returns its ARN.
+    pub fn key(&self, alias: &str, policy: &Path) -> String {
+        let made = self.must(
+            Who::Owner,
+            [
+                OsStr::new("kms"),
+                OsStr::new("create-key"),
+                OsStr::new("--alias"),
+                OsStr::new(alias),
+                OsStr::new("--policy"),
+                policy.as_os_str(),
+            ],
+        );
+        String::from_utf8(made).expect("UTF-8").trim().to_owned()
+    }
+
+    /// Seals bytes as the owner.
+    pub fn seal(&self, key: &str, more: &[&str], plaintext: &[u8], name: &str) -> PathBuf {
+        let input = self.write(&format!("{name}.plain"), plaintext);
+        let output = self.path(name);
+        let mut arguments = vec![OsStr::new("seal"), OsStr::new("--key"), OsStr::new(key)];
+        arguments.extend(more.iter().map(OsStr::new));
+        arguments.extend([
+            OsStr::new("--input"),
+            input.as_os_str(),
+            OsStr::new("--output"),
+            output.as_os_str(),
+        ]);
+        self.must(Who::Owner, arguments);
+        output
+    }
+
+    /// Opens a sealed file as the owner.
+    pub fn open(&self, sealed: &Path, more: &[&str]) -> Vec<u8> {
+        let mut arguments = vec![OsStr::new("open"), OsStr::new("--input"), sealed.as_os_str()];
+        arguments.extend(more.iter().map(OsStr::new));
+        self.must(Who::Owner, arguments)
+    }
+
+    /// Starts an enclave as the host; it ends with the value.
+    pub fn enclave(&self, image: &Path, name: &'static str, more: &[&str]) -> Running<'_> {
+        let mut arguments = vec![OsStr::new("run"), image.as_os_str(), OsStr::new("--name"), OsStr::new(name)];
+        arguments.extend(more.iter().map(OsStr::new));
+        self.must(Who::Host, arguments);
+        Running { house: self, name }
+    }
+
+    /// Streams a sealed file through an enclave as the host.
+    pub fn call(&self, name: &str, input: &Path, output: &Path) -> Output {
+        self.run(
+            Who::Host,
+            [
+                OsStr::new("call"),
+                OsStr::new(name),
+                OsStr::new("--input"),
+                input.as_os_str(),
+                OsStr::new("--output"),
+                output.as_os_str(),
+            ],
+        )
+    }
+
+    pub fn must_call(&self, name: &str, input: &Path, output: &Path) {
+        let outcome = self.call(name, input, output);
+        assert!(
+            outcome.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&outcome.stderr),
+            self.console(name)
+        );
+    }
+
+    /// A call that must fail: no output file may appear. Returns what was said.
+    pub fn must_not_call(&self, name: &str, input: &Path, output: &Path) -> String {
+        let outcome = self.call(name, input, output);
+        assert!(!outcome.status.success(), "the call succeeded");
+        assert!(!output.exists(), "a failed call left a result");
+        String::from_utf8_lossy(&outcome.stderr).into_owned()
+    }
+
+    /// What an enclave has written on its console.
+    pub fn console(&self, name: &str) -> String {
+        String::from_utf8_lossy(&self.run(Who::Host, ["logs", name]).stdout).into_owned()
+    }
+}
+
+/// A key service that ends with the value.
+pub struct KeyService {
+    process: Child,
+}
+
+impl Drop for KeyService {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An enclave that ends with the value.
+pub struct Running<'a> {
+    house: &'a House,
+    pub name: &'static str,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("console of {}:\n{}", self.name, self.house.console(self.name));
+        }
+        let _ = self.house.run(Who::Host, ["stop", self.name]);
+    }
+}

@@ -1,0 +1,8 @@
+//! The whole path on real input: sealed data goes in, only the measured enclave
+//! opens it, and every outcome is what the data says it must be.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod cards;
+mod contract;

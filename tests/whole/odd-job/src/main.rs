@@ -1,0 +1,45 @@
+//! A job that echoes its lines, and breaks the contract where a line tells it to.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stderr, reason = "what a job writes there must not get out")]
+
+use std::io::{self, BufRead as _, Write as _};
+use std::process::exit;
+use std::time::Duration;
+
+use serde_json::Value;
+
+fn main() -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let order: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+        match order["do"].as_str().unwrap_or("echo") {
+            "nothing" => {}
+            "twice" => write!(stdout, "{line}\n{line}\n")?,
+            "half" => {
+                write!(stdout, "{line}")?;
+                exit(0);
+            }
+            "exit" => {
+                writeln!(stdout, "{line}")?;
+                stdout.flush()?;
+                exit(i32::try_from(order["code"].as_i64().unwrap_or(1)).unwrap_or(1));
+            }
+            "stop" => exit(0),
+            "long" => {
+                let length = usize::try_from(order["bytes"].as_u64().unwrap_or(0)).unwrap_or(0);
+                writeln!(stdout, "{}", "x".repeat(length))?;
+            }
+            "sleep" => {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+            "complain" => {
+                eprintln!("odd-job saw {line}");
+                writeln!(stdout, "{line}")?;
+            }
+            _ => writeln!(stdout, "{line}")?,
+        }
+    }
+    Ok(())
+}
