@@ -143,7 +143,10 @@ impl<W: Write + Unpin> tokio::io::AsyncWrite for BlockingWriter<W> {
         Poll::Ready(self.0.flush())
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(
+        self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
         self.poll_flush(context)
     }
 }

@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use anchorhold_envelope::{
-    self as envelope, DataKey, EncryptedDataKey, EncryptionContext, Header, Opened, Sealed,
-    SealOptions, SigningKey, Suite,
+    self as envelope, DataKey, EncryptedDataKey, EncryptionContext, Header, Opened, SealOptions,
+    Sealed, SigningKey, Suite,
 };
 use anchorhold_kms_wire::client::{Client, Endpoint, Fixed, Tcp, TlsTrust};
 use anchorhold_kms_wire::shapes::{Blob, DataKeySpec, DecryptRequest, GenerateDataKeyRequest};
@@ -151,9 +151,12 @@ pub(crate) async fn open<W: Write + Send + 'static>(
 ) -> anyhow::Result<(Opened, W)> {
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        let opened = envelope::open(reader, &mut writer, &envelope::Limits::default(), |header| {
-            runtime.block_on(data_key(&client, &request, header))
-        })
+        let opened = envelope::open(
+            reader,
+            &mut writer,
+            &envelope::Limits::default(),
+            |header| runtime.block_on(data_key(&client, &request, header)),
+        )
         .map_err(|error| match error {
             envelope::OpenError::Key(error) => error,
             other => anyhow::Error::new(other),
@@ -191,7 +194,12 @@ async fn data_key(
             .call(&DecryptRequest {
                 ciphertext_blob: Some(Blob(encrypted.ciphertext.clone())),
                 encryption_context: header.context().clone(),
-                key_id: Some(request.key.clone().unwrap_or_else(|| encrypted.key_info.clone())),
+                key_id: Some(
+                    request
+                        .key
+                        .clone()
+                        .unwrap_or_else(|| encrypted.key_info.clone()),
+                ),
                 ..DecryptRequest::default()
             })
             .await;
@@ -207,7 +215,8 @@ async fn data_key(
     }
     match last_error {
         Some((key, error)) => {
-            Err(anyhow::Error::new(error).context(format!("the data key under {key} was not opened")))
+            Err(anyhow::Error::new(error)
+                .context(format!("the data key under {key} was not opened")))
         }
         None => anyhow::bail!("the message has no data key that a KMS key encrypted"),
     }

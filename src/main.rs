@@ -12,6 +12,7 @@
 
 mod commands;
 mod demo;
+mod errors;
 mod files;
 mod key_service;
 
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     match commands::dispatch(command_line.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("anchorhold: {error:#}");
+            eprintln!("anchorhold: {}", errors::one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -18,7 +18,10 @@ fn linked() -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|package| (package.id.clone(), package.name.to_string()))
         .collect();
-    let resolve = metadata.resolve.as_ref().expect("metadata with dependencies");
+    let resolve = metadata
+        .resolve
+        .as_ref()
+        .expect("metadata with dependencies");
     let direct: BTreeMap<_, Vec<_>> = resolve
         .nodes
         .iter()
@@ -80,12 +83,29 @@ fn members_are_read_and_real_arrows_are_seen() {
 fn attestation_is_pure() {
     // As the crate is by default: others may switch on its faster engine.
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["tree", "--package", "anchorhold-attestation", "--edges", "normal"])
-        .args(["--prefix", "none", "--format", "{p}", "--locked", "--offline"])
+        .args([
+            "tree",
+            "--package",
+            "anchorhold-attestation",
+            "--edges",
+            "normal",
+        ])
+        .args([
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--locked",
+            "--offline",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo tree runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let tree = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
     let reached: BTreeSet<_> = tree
         .lines()
@@ -94,10 +114,25 @@ fn attestation_is_pure() {
         .collect();
     assert!(reached.contains("coset"), "the tree is read");
     for name in &reached {
-        assert!(!name.starts_with("anchorhold"), "attestation depends on {name}");
+        assert!(
+            !name.starts_with("anchorhold"),
+            "attestation depends on {name}"
+        );
     }
-    for forbidden in ["tokio", "aws-lc-sys", "ring", "openssl-sys", "chrono", "time", "jiff", "cc"] {
-        assert!(!reached.contains(forbidden), "attestation depends on {forbidden}");
+    for forbidden in [
+        "tokio",
+        "aws-lc-sys",
+        "ring",
+        "openssl-sys",
+        "chrono",
+        "time",
+        "jiff",
+        "cc",
+    ] {
+        assert!(
+            !reached.contains(forbidden),
+            "attestation depends on {forbidden}"
+        );
     }
 }
 
@@ -118,20 +153,51 @@ fn the_enclave_knows_no_host_side() {
 
 #[test]
 fn the_parent_and_the_key_service_are_strangers() {
-    refuse("anchorhold-parent", &["anchorhold-kms", "anchorhold-kms-wire", "anchorhold-envelope"]);
+    refuse(
+        "anchorhold-parent",
+        &[
+            "anchorhold-kms",
+            "anchorhold-kms-wire",
+            "anchorhold-envelope",
+        ],
+    );
     refuse(
         "anchorhold-kms",
-        &["anchorhold", "anchorhold-parent", "anchorhold-enclave", "anchorhold-simulator"],
+        &[
+            "anchorhold",
+            "anchorhold-parent",
+            "anchorhold-enclave",
+            "anchorhold-simulator",
+        ],
     );
-    refuse("anchorhold-kms-wire", &["anchorhold-kms", "anchorhold-attestation", "anchorhold-parent"]);
-    refuse("anchorhold-envelope", &["anchorhold-kms", "anchorhold-attestation", "anchorhold-parent"]);
+    refuse(
+        "anchorhold-kms-wire",
+        &[
+            "anchorhold-kms",
+            "anchorhold-attestation",
+            "anchorhold-parent",
+        ],
+    );
+    refuse(
+        "anchorhold-envelope",
+        &[
+            "anchorhold-kms",
+            "anchorhold-attestation",
+            "anchorhold-parent",
+        ],
+    );
 }
 
 #[test]
 fn images_know_no_enclave_no_parent_and_no_key_service() {
     refuse(
         "anchorhold-images",
-        &["anchorhold", "anchorhold-enclave", "anchorhold-parent", "anchorhold-kms"],
+        &[
+            "anchorhold",
+            "anchorhold-enclave",
+            "anchorhold-parent",
+            "anchorhold-kms",
+        ],
     );
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anchorhold_enclave::control::{self, Calls, Control};
-use anchorhold_enclave::keys::Recipient;
 use anchorhold_enclave::secrets::Secrets;
 use anchorhold_enclave::window::Window;
 use anchorhold_envelope::EncryptionContext;
@@ -46,7 +45,7 @@ fn enclave(command: &[&str], wanted: &[&str], answers: Answers, places: usize) -
         name: Some("cards".to_owned()),
         version: None,
         nsm: Arc::new(FakeNsm),
-        recipient: Recipient::generate(),
+        recipient: support::RECIPIENT.clone(),
         window: Arc::new(Window::new(FakeParent(move |what: &str| answers(what)))),
         calls: Some(Calls {
             terms: Arc::clone(&bench.terms),

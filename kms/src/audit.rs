@@ -34,10 +34,14 @@ pub enum AuditError {
         source: io::Error,
     },
     /// The last line is not one of this service's.
-    #[error("the last line of the audit log {0} is not readable; move the file away to begin a new one")]
+    #[error(
+        "the last line of the audit log {0} is not readable; move the file away to begin a new one"
+    )]
     LastLine(PathBuf),
     /// An earlier line could neither be written nor taken back.
-    #[error("the audit log {0} ended in the middle of a line; restart the service when there is space")]
+    #[error(
+        "the audit log {0} ended in the middle of a line; restart the service when there is space"
+    )]
     Broken(PathBuf),
     /// A line beyond all measure.
     #[error("a line of {0} bytes is too long for the audit log")]

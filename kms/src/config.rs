@@ -132,8 +132,7 @@ pub const DEV_HOST_ACCESS_KEY_ID: &str = "AKIDANCHORHOLDHOST00";
 /// Its secret, which is public: for development only.
 pub const DEV_HOST_SECRET_ACCESS_KEY: &str = "anchorhold-host-secret-for-development-only";
 
-const OWNER_POLICY: &str =
-    r#"{"Version":"2012-10-17","Statement":[{"Sid":"All","Effect":"Allow","Action":"kms:*","Resource":"*"}]}"#;
+const OWNER_POLICY: &str = r#"{"Version":"2012-10-17","Statement":[{"Sid":"All","Effect":"Allow","Action":"kms:*","Resource":"*"}]}"#;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -155,7 +154,9 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// Neither TLS nor an explicit wish to go without.
-    #[error("{0}: give [tls] with certificate and key, or set plain_http = true on a loopback address")]
+    #[error(
+        "{0}: give [tls] with certificate and key, or set plain_http = true on a loopback address"
+    )]
     NoTransport(PathBuf),
     /// Both TLS and a wish to go without.
     #[error("{0}: [tls] and plain_http exclude each other")]
@@ -371,8 +372,7 @@ impl Config {
         };
         let owner_policy = IdentityPolicy {
             name: "owner".to_owned(),
-            policy: Policy::parse(OWNER_POLICY, Kind::Identity)
-                .expect("the policy is well formed"),
+            policy: Policy::parse(OWNER_POLICY, Kind::Identity).expect("the policy is well formed"),
         };
         let mut all = vec![Anchor::aws_nitro()];
         all.extend(anchors);
@@ -406,8 +406,8 @@ impl Config {
 }
 
 fn identity(base: &Path, table: PrincipalTable) -> Result<Identity, ConfigError> {
-    let principal = Principal::from_arn(&table.arn)
-        .ok_or_else(|| ConfigError::Principal(table.arn.clone()))?;
+    let principal =
+        Principal::from_arn(&table.arn).ok_or_else(|| ConfigError::Principal(table.arn.clone()))?;
     let principal = match table.role {
         None => principal,
         Some(role) => principal
@@ -570,7 +570,10 @@ policies = ["owner.json"]
             with("owner.json", "bad.json"),
             with("user/owner", "group/owner"),
             with("AKIAEXAMPLE000000000", "AKIA/0000000000000"),
-            with("[[principals]]", "[[principals]]\nrole = \"arn:aws:iam::111122223333:role/x\""),
+            with(
+                "[[principals]]",
+                "[[principals]]\nrole = \"arn:aws:iam::111122223333:role/x\"",
+            ),
         ] {
             assert!(folder.read(&text).is_err(), "{text}");
         }

@@ -9,10 +9,16 @@ use uuid::Uuid;
 pub(crate) enum KeyName<'a> {
     /// In the caller's account.
     Id(Uuid),
-    Arn { account: &'a str, id: Uuid },
+    Arn {
+        account: &'a str,
+        id: Uuid,
+    },
     /// `alias/…` in the caller's account.
     Alias(&'a str),
-    AliasArn { account: &'a str, alias: &'a str },
+    AliasArn {
+        account: &'a str,
+        alias: &'a str,
+    },
 }
 
 impl<'a> KeyName<'a> {
@@ -125,9 +131,18 @@ mod tests {
             ("alias/a b", "NotFoundException"),
             ("0123456789abcdef0123456789abcdef", "NotFoundException"),
             ("01234567-89AB-cdef-0123-456789abcdef", "NotFoundException"),
-            ("arn:aws:kms:us-west-2:111122223333:alias/x", "NotFoundException"),
-            ("arn:aws:kms:us-east-1:111122223333:key/x", "NotFoundException"),
-            ("arn:aws:s3:us-east-1:111122223333:key/x", "InvalidArnException"),
+            (
+                "arn:aws:kms:us-west-2:111122223333:alias/x",
+                "NotFoundException",
+            ),
+            (
+                "arn:aws:kms:us-east-1:111122223333:key/x",
+                "NotFoundException",
+            ),
+            (
+                "arn:aws:s3:us-east-1:111122223333:key/x",
+                "InvalidArnException",
+            ),
             ("arn:aws:kms:us-east-1:1111:alias/x", "InvalidArnException"),
             ("arn:aws:kms", "InvalidArnException"),
         ] {

@@ -173,7 +173,9 @@ impl Call<'_> {
         };
         let key = self.named(record, None);
         self.check_new_policy(&key, &key.record.policy, bypass)?;
-        self.core.store.add_key(key.record.clone(), &Secret::random()?)?;
+        self.core
+            .store
+            .add_key(key.record.clone(), &Secret::random()?)?;
         Ok(CreateKeyResponse {
             key_metadata: metadata(&key),
         })
@@ -241,7 +243,9 @@ impl Call<'_> {
             ));
         }
         if is_alias(&r.target_key_id) {
-            return Err(Refusal::validation("Aliases must refer to keys. Not aliases"));
+            return Err(Refusal::validation(
+                "Aliases must refer to keys. Not aliases",
+            ));
         }
         let key = self.key_without_alias(&r.target_key_id)?;
         let account = self.caller.principal.account().to_owned();
@@ -301,7 +305,10 @@ impl Call<'_> {
         }
         symmetric_only(r.encryption_algorithm.as_ref())?;
         check_context(&r.encryption_context)?;
-        let blob = r.ciphertext_blob.as_ref().ok_or_else(|| null("ciphertextBlob"))?;
+        let blob = r
+            .ciphertext_blob
+            .as_ref()
+            .ok_or_else(|| null("ciphertextBlob"))?;
         if !(1..=6144).contains(&blob.0.len()) {
             return Err(Refusal::constraint(
                 "ciphertextBlob",
@@ -845,7 +852,9 @@ fn symmetric_only(algorithm: Option<&EncryptionAlgorithm>) -> Result<(), Refusal
     } else {
         Err(Refusal::new(
             "InvalidKeyUsageException",
-            format!("The algorithm {algorithm} is incompatible with a key of the spec SYMMETRIC_DEFAULT."),
+            format!(
+                "The algorithm {algorithm} is incompatible with a key of the spec SYMMETRIC_DEFAULT."
+            ),
         ))
     }
 }

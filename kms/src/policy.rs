@@ -310,9 +310,9 @@ fn reason(question: &Question<'_>, outcome: Outcome, trace: &[StatementTrace]) -
                     format!("no statement of the key policy allows {action} to {who}")
                 }
                 Source::IdentityPolicy => {
-                    let delegated = trace
-                        .iter()
-                        .find(|s| s.source == Source::KeyPolicy && s.effect == "Allow" && s.applies());
+                    let delegated = trace.iter().find(|s| {
+                        s.source == Source::KeyPolicy && s.effect == "Allow" && s.applies()
+                    });
                     match delegated {
                         Some(s) => format!(
                             "{} of the key policy leaves {action} to the account's own policies, and no policy of {who} allows it",

@@ -105,10 +105,11 @@ fn explained(error: &VerifyError) -> String {
         VerifyError::Chain(ChainError::UnknownRoot { claimed, .. }) => {
             format!("signed under another root (fingerprint {claimed})")
         }
-        VerifyError::TooOld {
-            age_ms,
-            max_age_ms,
-        } => format!("it is {} s old; at most {} s", age_ms / 1000, max_age_ms / 1000),
+        VerifyError::TooOld { age_ms, max_age_ms } => format!(
+            "it is {} s old; at most {} s",
+            age_ms / 1000,
+            max_age_ms / 1000
+        ),
         VerifyError::FromTheFuture {
             ahead_ms,
             max_skew_ms,

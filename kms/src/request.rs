@@ -79,8 +79,9 @@ impl Request {
             "Encrypt" => read(body, ENCRYPT).map(Self::Encrypt),
             "Decrypt" => read(body, DECRYPT).map(Self::Decrypt),
             "GenerateDataKey" => read(body, GENERATE_DATA_KEY).map(Self::GenerateDataKey),
-            "GenerateDataKeyWithoutPlaintext" => read(body, GENERATE_WITHOUT_PLAINTEXT)
-                .map(Self::GenerateDataKeyWithoutPlaintext),
+            "GenerateDataKeyWithoutPlaintext" => {
+                read(body, GENERATE_WITHOUT_PLAINTEXT).map(Self::GenerateDataKeyWithoutPlaintext)
+            }
             "GenerateRandom" => read(body, GENERATE_RANDOM).map(Self::GenerateRandom),
             other => Err(RequestError::Operation(other.to_owned())),
         }
@@ -130,7 +131,11 @@ impl Request {
                 shown.context(&r.encryption_context);
                 shown.text(
                     "encryptionAlgorithm",
-                    Some(r.encryption_algorithm.as_ref().map_or(SYMMETRIC, |v| v.as_str())),
+                    Some(
+                        r.encryption_algorithm
+                            .as_ref()
+                            .map_or(SYMMETRIC, |v| v.as_str()),
+                    ),
                 );
                 shown.set("dryRun", r.dry_run);
             }
@@ -139,7 +144,11 @@ impl Request {
                 shown.context(&r.encryption_context);
                 shown.text(
                     "encryptionAlgorithm",
-                    Some(r.encryption_algorithm.as_ref().map_or(SYMMETRIC, |v| v.as_str())),
+                    Some(
+                        r.encryption_algorithm
+                            .as_ref()
+                            .map_or(SYMMETRIC, |v| v.as_str()),
+                    ),
                 );
                 shown.set("dryRun", r.dry_run);
                 shown.recipient(r.recipient.as_ref());
@@ -186,7 +195,8 @@ impl Request {
 /// The operation that a target names: `TrentService.Decrypt`. `None` unless it is a plain name.
 pub(crate) fn operation_name(target: &str) -> Option<&str> {
     let name = target.strip_prefix(TARGET_PREFIX)?.strip_prefix('.')?;
-    let plain = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    let plain =
+        !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric());
     plain.then_some(name)
 }
 
@@ -346,7 +356,12 @@ mod tests {
             refused("ReplicateKey", "{}"),
             RequestError::Operation("ReplicateKey".to_owned())
         );
-        for target in ["Decrypt", "TrentService.", "TrentService.De crypt", "Other.Decrypt"] {
+        for target in [
+            "Decrypt",
+            "TrentService.",
+            "TrentService.De crypt",
+            "Other.Decrypt",
+        ] {
             assert_eq!(
                 Request::parse(target, b"{}").unwrap_err(),
                 RequestError::Target,

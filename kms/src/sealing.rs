@@ -74,7 +74,8 @@ impl Secret {
         fill_random(&mut sealed)?;
         let (salt, nonce) = sealed.split_at(SALT_LEN);
         let key = message_key(self, salt, purpose);
-        let nonce = Nonce::try_assume_unique_for_key(nonce).expect("the slice has a nonce's length");
+        let nonce =
+            Nonce::try_assume_unique_for_key(nonce).expect("the slice has a nonce's length");
         let mut text = Zeroizing::new(plaintext.to_vec());
         let tag = key
             .seal_in_place_separate_tag(nonce, Aad::from(aad), text.as_mut_slice())
@@ -146,12 +147,20 @@ mod tests {
         assert_eq!(opened.as_slice(), b"plaintext");
         assert!(secret.open("toast", b"aad", &sealed).is_none());
         assert!(secret.open("test", b"add", &sealed).is_none());
-        assert!(Secret::random().unwrap().open("test", b"aad", &sealed).is_none());
+        assert!(
+            Secret::random()
+                .unwrap()
+                .open("test", b"aad", &sealed)
+                .is_none()
+        );
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
             assert!(secret.open("test", b"aad", &changed).is_none(), "byte {at}");
-            assert!(secret.open("test", b"aad", &sealed[..at]).is_none(), "{at} bytes");
+            assert!(
+                secret.open("test", b"aad", &sealed[..at]).is_none(),
+                "{at} bytes"
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Every wait has an end, every buffer a size. What a request means is not decided here.
 
+use crate::audit::{AuditError, AuditLog};
 use crate::config::{Config, Limits, Transport};
 use crate::identity::Directory;
 use crate::recipient::Rules;
@@ -9,7 +10,6 @@ use crate::service::{Answer, Core, Origin, Unread};
 use crate::state::{StateError, StateFolder};
 use crate::store::{Store, StoreError};
 use crate::tls::{self, TlsError};
-use crate::audit::{AuditError, AuditLog};
 use anchorhold_kms_wire::shapes::CONTENT_TYPE;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -118,7 +118,9 @@ impl Service {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let core = Arc::new(Core {
             region: config.region,
@@ -349,7 +351,11 @@ async fn respond(
     let body = timeout(limits.request, collect(body))
         .await
         .unwrap_or(Err(Unread::TooSlow));
-    let prepared = core.prepare(&parts, body.as_ref().map(|b| b.as_slice()).map_err(|e| *e), origin);
+    let prepared = core.prepare(
+        &parts,
+        body.as_ref().map(|b| b.as_slice()).map_err(|e| *e),
+        origin,
+    );
     drop(body);
     let answer = if prepared.is_slow() {
         let task = tokio::task::spawn_blocking(move || core.conclude(prepared));
@@ -371,7 +377,8 @@ async fn respond(
 /// Reads the whole body, bounded, into memory that is wiped afterwards.
 async fn collect(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Unread> {
     let hint = body.size_hint();
-    let expected = usize::try_from(hint.upper().unwrap_or(hint.lower())).map_err(|_| Unread::TooLong)?;
+    let expected =
+        usize::try_from(hint.upper().unwrap_or(hint.lower())).map_err(|_| Unread::TooLong)?;
     if expected > MAX_BODY_BYTES {
         return Err(Unread::TooLong);
     }
@@ -384,8 +391,7 @@ async fn collect(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Unread> {
                 return Err(Unread::TooLong);
             }
             if whole.capacity() - whole.len() < data.len() {
-                let mut larger =
-                    Zeroizing::new(Vec::with_capacity((whole.len() + data.len()) * 2));
+                let mut larger = Zeroizing::new(Vec::with_capacity((whole.len() + data.len()) * 2));
                 larger.extend_from_slice(&whole);
                 whole = larger;
             }

@@ -441,7 +441,8 @@ fn record_mac(keys: &Keys, id: Uuid, json: &[u8]) -> [u8; 32] {
 }
 
 fn alias_mac(keys: &Keys, full: &str, key: Uuid) -> [u8; 32] {
-    keys.records.mac(&[b"alias", full.as_bytes(), key.as_bytes()])
+    keys.records
+        .mac(&[b"alias", full.as_bytes(), key.as_bytes()])
 }
 
 fn read_record(keys: &Keys, id: Uuid, value: &[u8]) -> Result<KeyRecord, StoreError> {
@@ -578,13 +579,25 @@ mod tests {
         let transaction = database.begin_write().unwrap();
         {
             let mut keys = transaction.open_table(KEYS).unwrap();
-            let theirs = keys.get(other.id.as_u128()).unwrap().unwrap().value().to_vec();
+            let theirs = keys
+                .get(other.id.as_u128())
+                .unwrap()
+                .unwrap()
+                .value()
+                .to_vec();
             keys.insert(mine.id.as_u128(), theirs.as_slice()).unwrap();
             let mut materials = transaction.open_table(MATERIALS).unwrap();
             let name = material_name(other.id, &other.material);
-            let theirs = materials.get(name.as_slice()).unwrap().unwrap().value().to_vec();
+            let theirs = materials
+                .get(name.as_slice())
+                .unwrap()
+                .unwrap()
+                .value()
+                .to_vec();
             let name = material_name(mine.id, &mine.material);
-            materials.insert(name.as_slice(), theirs.as_slice()).unwrap();
+            materials
+                .insert(name.as_slice(), theirs.as_slice())
+                .unwrap();
             let mut aliases = transaction.open_table(ALIASES).unwrap();
             let full = "us-east-1:111122223333:alias/a";
             let mut value = aliases.get(full).unwrap().unwrap().value().to_vec();
@@ -609,7 +622,8 @@ mod tests {
     #[test]
     fn many_writers_share_commits_and_each_gets_its_own_answer() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store.redb"), &Secret::random().unwrap()).unwrap();
+        let store =
+            Store::open(&dir.path().join("store.redb"), &Secret::random().unwrap()).unwrap();
         let key = record("p");
         store
             .add_key(key.clone(), &Secret::random().unwrap())

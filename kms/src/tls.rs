@@ -34,7 +34,9 @@ pub enum TlsError {
     #[error("certificate and key cannot be used: {0}")]
     Rustls(#[from] rustls::Error),
     /// Some of the development files are missing.
-    #[error("{missing} is missing beside {present}; put it back, or remove both for new ones (images that pin the old ca.pem will not accept them)")]
+    #[error(
+        "{missing} is missing beside {present}; put it back, or remove both for new ones (images that pin the old ca.pem will not accept them)"
+    )]
     Partial {
         /// What is there.
         present: PathBuf,

@@ -40,7 +40,11 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let nonce = bytes(&arguments.nonce, "--nonce")?;
     let user_data = bytes(&arguments.user_data, "--user-data")?;
     let document = client(&arguments.name)?
-        .attest(nonce.as_deref(), user_data.as_deref(), arguments.recipient_key)
+        .attest(
+            nonce.as_deref(),
+            user_data.as_deref(),
+            arguments.recipient_key,
+        )
         .await
         .with_context(|| format!("{} gave no attestation document", arguments.name))?;
     let mut output = Output::create(&arguments.output)?;

@@ -53,9 +53,16 @@ struct SourceArguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let source = match &arguments.source {
-        SourceArguments { cargo: Some(path), .. } => Source::Cargo { path: path.clone() },
-        SourceArguments { program: Some(file), .. } => Source::Program { file: file.clone() },
-        SourceArguments { root: Some(dir), .. } => Source::Root { dir: dir.clone() },
+        SourceArguments {
+            cargo: Some(path), ..
+        } => Source::Cargo { path: path.clone() },
+        SourceArguments {
+            program: Some(file),
+            ..
+        } => Source::Program { file: file.clone() },
+        SourceArguments {
+            root: Some(dir), ..
+        } => Source::Root { dir: dir.clone() },
         SourceArguments { .. } => anyhow::bail!("name a source: --cargo, --program or --root"),
     };
     let init = match &arguments.init {
@@ -86,9 +93,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// The enclave's init that belongs to this command: installed beside it, or
 /// built from the source tree that it was built from.
 pub(crate) fn init_program() -> anyhow::Result<PathBuf> {
-    let installed = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.parent()?.join("libexec/anchorhold/anchorhold-enclave")));
+    let installed = std::env::current_exe().ok().and_then(|exe| {
+        Some(
+            exe.parent()?
+                .parent()?
+                .join("libexec/anchorhold/anchorhold-enclave"),
+        )
+    });
     if let Some(installed) = installed.filter(|path| path.is_file()) {
         return Ok(installed);
     }
@@ -110,6 +121,11 @@ pub(crate) fn static_program(package: &Path, bin: Option<&str>) -> anyhow::Resul
     build.bin = bin.map(str::to_owned);
     let program = build
         .run(&mut |line| eprintln!("{line}"))
-        .with_context(|| format!("{} could not be built as a static program", package.display()))?;
+        .with_context(|| {
+            format!(
+                "{} could not be built as a static program",
+                package.display()
+            )
+        })?;
     Ok(program.path)
 }

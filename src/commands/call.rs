@@ -56,7 +56,8 @@ pub(crate) fn client(name: &str) -> anyhow::Result<Client> {
     let client = Client::new(&enclave.dir);
     Ok(match &enclave.record {
         Some(folder) => client.recorded(
-            Recorder::create(folder).with_context(|| format!("cannot record into {}", folder.display()))?,
+            Recorder::create(folder)
+                .with_context(|| format!("cannot record into {}", folder.display()))?,
         ),
         None => client,
     })

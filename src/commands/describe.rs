@@ -40,25 +40,47 @@ fn print_for_people(image: &Description) {
         Some(pcr8) => println!("  PCR8        {pcr8}"),
         None => println!("  signature   none"),
     }
-    println!("  size        {} bytes, CRC32 {} (checked)", image.size, image.crc32);
-    println!("  for         {:?}, at least {} MiB of memory", image.architecture, image.minimum_memory_mib);
+    println!(
+        "  size        {} bytes, CRC32 {} (checked)",
+        image.size, image.crc32
+    );
+    println!(
+        "  for         {:?}, at least {} MiB of memory",
+        image.architecture, image.minimum_memory_mib
+    );
     println!(
         "  runs on     {}",
-        names(image.backends.iter().map(|backend| format!("{backend:?}").to_lowercase()).collect())
+        names(
+            image
+                .backends
+                .iter()
+                .map(|backend| format!("{backend:?}").to_lowercase())
+                .collect()
+        )
     );
     if !image.has_kernel {
         println!("  kernel      none: runs in the sandbox backend only");
     }
-    println!("  sections    {}", names(
-        image.sections.iter().map(|section| format!("{:?} ({} bytes)", section.kind, section.size)).collect(),
-    ));
+    println!(
+        "  sections    {}",
+        names(
+            image
+                .sections
+                .iter()
+                .map(|section| format!("{:?} ({} bytes)", section.kind, section.size))
+                .collect(),
+        )
+    );
     if let Some(manifest) = &image.manifest {
         println!("  job         {}", manifest.job.command.join(" "));
         if let Some(service) = &manifest.key_service {
             println!("  key service {}, key {}", service.endpoint, service.key);
         }
         if !manifest.secrets.is_empty() {
-            println!("  secrets     {}", names(manifest.secrets.keys().cloned().collect()));
+            println!(
+                "  secrets     {}",
+                names(manifest.secrets.keys().cloned().collect())
+            );
         }
         if !manifest.egress.allow.is_empty() {
             println!("  may dial    {}", names(manifest.egress.allow.clone()));

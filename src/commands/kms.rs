@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anchorhold_kms::{Config, Service, config};
-use anchorhold_kms_wire::shapes::{
-    CreateAliasRequest, CreateKeyRequest, PutKeyPolicyRequest,
-};
+use anchorhold_kms_wire::shapes::{CreateAliasRequest, CreateKeyRequest, PutKeyPolicyRequest};
 use anchorhold_parent::lifecycle::Home;
 use anchorhold_simulator::DevelopmentRoot;
 use anyhow::Context as _;
@@ -75,7 +73,9 @@ pub(crate) struct CreateKeyArguments {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  anchorhold kms put-key-policy --key alias/cards --policy policy.json")]
+#[command(
+    after_help = "Example:\n  anchorhold kms put-key-policy --key alias/cards --policy policy.json"
+)]
 pub(crate) struct PutKeyPolicyArguments {
     #[command(flatten)]
     endpoint: EndpointArguments,

@@ -40,7 +40,10 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.result_of {
         let header = header(path)?;
         context.insert("anchorhold:kind".to_owned(), "result".to_owned());
-        context.insert("anchorhold:request".to_owned(), hex::encode(header.message_id()));
+        context.insert(
+            "anchorhold:request".to_owned(),
+            hex::encode(header.message_id()),
+        );
     }
     let client = arguments.endpoint.client(arguments.key.as_deref())?;
     let reader = input(&arguments.input)?;
@@ -52,7 +55,8 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match open(client, request, reader, output).await {
         Ok((_, output)) => output.commit(),
         Err(error) if arguments.output == Path::new("-") => {
-            Err(error.context("what was printed, if anything, is not the whole and must not be used"))
+            Err(error
+                .context("what was printed, if anything, is not the whole and must not be used"))
         }
         Err(error) => Err(error.context(format!("{} was not written", arguments.output.display()))),
     }
@@ -69,6 +73,8 @@ fn header(path: &Path) -> anyhow::Result<Header> {
     match Header::parse(&beginning, &limits) {
         Ok(Parse::Complete { header, .. }) => Ok(*header),
         Ok(Parse::Incomplete) => anyhow::bail!("{} ends within its header", path.display()),
-        Err(error) => Err(error).with_context(|| format!("{} is not a sealed message", path.display())),
+        Err(error) => {
+            Err(error).with_context(|| format!("{} is not a sealed message", path.display()))
+        }
     }
 }

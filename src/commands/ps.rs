@@ -17,7 +17,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&enclaves)?);
         return Ok(());
     }
-    println!("{:<24} {:>5} {:<9} {:<22} PCR0", "NAME", "CID", "BACKEND", "STATUS");
+    println!(
+        "{:<24} {:>5} {:<9} {:<22} PCR0",
+        "NAME", "CID", "BACKEND", "STATUS"
+    );
     for enclave in enclaves {
         let status = match &enclave.status {
             Status::Starting => "starting".to_owned(),
@@ -26,9 +29,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Status::Ended { reason, .. } => format!("ended: {reason}"),
             Status::Lost => "lost".to_owned(),
         };
-        let pcr0 = enclave.measurements.as_ref().map_or("-", |measured| &measured.pcr0);
+        let pcr0 = enclave
+            .measurements
+            .as_ref()
+            .map_or("-", |measured| &measured.pcr0);
         let pcr0: String = pcr0.chars().take(16).collect();
-        println!("{:<24} {:>5} {:<9} {status:<22} {pcr0}…", enclave.name, enclave.cid, enclave.backend);
+        println!(
+            "{:<24} {:>5} {:<9} {status:<22} {pcr0}…",
+            enclave.name, enclave.cid, enclave.backend
+        );
     }
     Ok(())
 }

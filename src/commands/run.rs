@@ -83,7 +83,11 @@ enum IsolationArgument {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let options = options(arguments)?;
     let targets: Vec<String> = options.allowlist.iter().map(ToString::to_string).collect();
-    let reach = if targets.is_empty() { "nothing".to_owned() } else { targets.join(", ") };
+    let reach = if targets.is_empty() {
+        "nothing".to_owned()
+    } else {
+        targets.join(", ")
+    };
     if arguments.attach {
         eprintln!("anchorhold: backend sandbox; the enclave may reach {reach}");
         let ended = supervise(&options, std::io::stdout())?;
@@ -96,7 +100,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         // A job that runs once may be done before anybody could call it.
-        Err(RunError::Ended { code: Some(0), state, .. }) => {
+        Err(RunError::Ended {
+            code: Some(0),
+            state,
+            ..
+        }) => {
             println!("{} ran and ended with exit code 0", state.name);
             Ok(ExitCode::SUCCESS)
         }
@@ -105,7 +113,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn print_serving(state: &State, reach: &str) {
-    println!("{} serves (CID {}, backend {}, {})", state.name, state.cid, state.backend, state.isolation);
+    println!(
+        "{} serves (CID {}, backend {}, {})",
+        state.name, state.cid, state.backend, state.isolation
+    );
     println!("  may reach  {reach}");
     for limit in &state.limits {
         println!("  limit      {limit}");
@@ -122,26 +133,33 @@ fn options(arguments: &Arguments) -> anyhow::Result<SuperviseOptions> {
     }
     let image = Unmeasured::open(&arguments.image)
         .with_context(|| format!("cannot run {}", arguments.image.display()))?;
-    let manifest = manifest(&image)
-        .with_context(|| format!("cannot run {}", arguments.image.display()))?;
+    let manifest =
+        manifest(&image).with_context(|| format!("cannot run {}", arguments.image.display()))?;
 
     let mut allowlist = Allowlist::nothing();
     for target in &arguments.allow {
         allowlist.allow(target.clone());
     }
-    let key_service = manifest.as_ref().and_then(|manifest| manifest.key_service.as_ref());
+    let key_service = manifest
+        .as_ref()
+        .and_then(|manifest| manifest.key_service.as_ref());
     if let (Some(service), false) = (key_service, arguments.allow_nothing) {
         let authority = service.authority();
-        let target: Target = authority
-            .parse()
-            .with_context(|| format!("the manifest's key service {authority} cannot be a target"))?;
+        let target: Target = authority.parse().with_context(|| {
+            format!("the manifest's key service {authority} cannot be a target")
+        })?;
         allowlist.allow(target);
     }
 
     let mut secrets = BTreeMap::new();
     for (name, file) in &arguments.secret {
-        let known = manifest.as_ref().is_some_and(|manifest| manifest.secrets.contains_key(name));
-        anyhow::ensure!(known, "--secret {name}: the image's manifest has no [secrets.{name}]");
+        let known = manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.secrets.contains_key(name));
+        anyhow::ensure!(
+            known,
+            "--secret {name}: the image's manifest has no [secrets.{name}]"
+        );
         let earlier = secrets.insert(name.clone(), SecretSource::Path(file.into()));
         anyhow::ensure!(earlier.is_none(), "--secret {name} is given twice");
     }

@@ -44,7 +44,9 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut context = context(&arguments.context)?;
     if let Some(name) = context.keys().find(|name| name.starts_with("anchorhold:")) {
-        anyhow::bail!("--context {name}: names that begin with \"anchorhold:\" are given by the enclave alone");
+        anyhow::bail!(
+            "--context {name}: names that begin with \"anchorhold:\" are given by the enclave alone"
+        );
     }
     if let Some(name) = &arguments.secret {
         context.insert("anchorhold:kind".to_owned(), "secret".to_owned());
@@ -56,7 +58,11 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let request = SealRequest {
         key: arguments.key.clone(),
         context,
-        suite: if arguments.signed { Suite::CommitKeySigned } else { Suite::CommitKey },
+        suite: if arguments.signed {
+            Suite::CommitKeySigned
+        } else {
+            Suite::CommitKey
+        },
         frame_length: arguments.frame_length,
     };
     seal(&client, request, reader, &mut output).await?;

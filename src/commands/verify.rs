@@ -11,6 +11,7 @@ use base64::Engine as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::errors::one_line;
 use crate::files;
 
 /// No attestation document is longer: the key service's limit.
@@ -92,7 +93,10 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
         Ok(Verdict::Refused { reason, detail }) => {
             if arguments.json {
-                println!("{:#}", json!({ "admitted": false, "reason": reason, "differences": detail }));
+                println!(
+                    "{:#}",
+                    json!({ "admitted": false, "reason": reason, "differences": detail })
+                );
             } else {
                 println!("refused: {reason}");
             }
@@ -100,31 +104,41 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
         Err(error) => {
             if arguments.json {
-                println!("{:#}", json!({ "admitted": false, "unusable": format!("{error:#}") }));
+                println!(
+                    "{:#}",
+                    json!({ "admitted": false, "unusable": one_line(error.as_ref()) })
+                );
             }
-            eprintln!("anchorhold: {error:#}");
+            eprintln!("anchorhold: {}", one_line(error.as_ref()));
             ExitCode::from(2)
         }
     }
 }
 
 fn judge(arguments: &Arguments) -> anyhow::Result<Verdict> {
-    let bytes = decode(&files::read_bounded(&arguments.document, 4 * DOCUMENT_LIMIT)?);
+    let bytes = decode(&files::read_bounded(
+        &arguments.document,
+        4 * DOCUMENT_LIMIT,
+    )?);
     let anchors = anchors(&arguments.anchor)?;
     let time = time(&arguments.at, arguments.max_age)?;
     let expectations = expectations(arguments)?;
 
-    let document = Unverified::parse(&bytes).with_context(|| {
-        format!("{} is not an attestation document", arguments.document.display())
-    })?;
+    let refused = |error: &dyn std::error::Error| Verdict::Refused {
+        reason: one_line(error),
+        detail: Value::Null,
+    };
+    let document = match Unverified::parse(&bytes) {
+        Ok(document) => document,
+        Err(error) if error.is_not_a_document() => {
+            let name = arguments.document.display();
+            return Err(error).with_context(|| format!("{name} is not an attestation document"));
+        }
+        Err(error) => return Ok(refused(&error)),
+    };
     let verified = match document.verify(&anchors, time) {
         Ok(verified) => verified,
-        Err(error) => {
-            return Ok(Verdict::Refused {
-                reason: chain(&error),
-                detail: Value::Null,
-            });
-        }
+        Err(error) => return Ok(refused(&error)),
     };
     Ok(match verified.admit(&expectations) {
         Ok(admitted) => Verdict::Admitted(Box::new(admitted)),
@@ -133,20 +147,6 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Verdict> {
             detail: serde_json::to_value(&*refusal).unwrap_or(Value::Null),
         },
     })
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Documents start with a byte that neither base64 nor hex text has.
@@ -201,7 +201,9 @@ fn time(at: &str, max_age_seconds: u64) -> anyhow::Result<Time> {
         "document" => Time::Document,
         text => {
             let timestamp: jiff::Timestamp = text.parse().with_context(|| {
-                format!("--at takes now, document, or a time such as 2026-01-31T12:00:00Z, not {text:?}")
+                format!(
+                    "--at takes now, document, or a time such as 2026-01-31T12:00:00Z, not {text:?}"
+                )
             })?;
             let milliseconds = timestamp.as_millisecond();
             Time::At(u64::try_from(milliseconds).context("--at lies before 1970")?)
@@ -257,7 +259,8 @@ fn expectations(arguments: &Arguments) -> anyhow::Result<Expectations> {
         expectations = expectations.nonce(&hex::decode(nonce).context("--nonce is not hex")?);
     }
     if let Some(data) = &arguments.user_data {
-        expectations = expectations.user_data(&hex::decode(data).context("--user-data is not hex")?);
+        expectations =
+            expectations.user_data(&hex::decode(data).context("--user-data is not hex")?);
     }
     Ok(expectations.allow_debug(arguments.allow_debug))
 }
@@ -266,14 +269,20 @@ fn when(milliseconds: u64) -> String {
     i64::try_from(milliseconds)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| format!("{milliseconds} ms after 1970"), |time| time.to_string())
+        .map_or_else(
+            || format!("{milliseconds} ms after 1970"),
+            |time| time.to_string(),
+        )
 }
 
 fn print_for_people(document: &Admitted) {
     println!("admitted");
     println!("  enclave      {}", document.module_id());
     println!("  signed at    {}", when(document.timestamp_ms()));
-    println!("  anchor       {}", hex::encode(document.anchor_fingerprint()));
+    println!(
+        "  anchor       {}",
+        hex::encode(document.anchor_fingerprint())
+    );
     if document.is_debug() {
         println!("  DEBUG MODE   its memory and console are open to the host");
     }

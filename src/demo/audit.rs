@@ -12,14 +12,18 @@ pub(crate) struct Audit {
 
 impl Audit {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     fn lines(&self) -> anyhow::Result<Vec<Value>> {
         let text = std::fs::read_to_string(&self.path)
             .with_context(|| format!("cannot read the audit log {}", self.path.display()))?;
         text.lines()
-            .map(|line| serde_json::from_str(line).context("the audit log has a line that is no JSON"))
+            .map(|line| {
+                serde_json::from_str(line).context("the audit log has a line that is no JSON")
+            })
             .collect()
     }
 

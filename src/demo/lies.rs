@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use anchorhold_envelope::{Header, Limits, Parse};
 use anchorhold_kms_wire::client::ClientError;
 use anchorhold_kms_wire::recipient::RecipientKey;
-use anchorhold_kms_wire::shapes::{Blob, DecryptRequest, DecryptResponse, KeyEncryptionAlgorithm, RecipientInfo};
+use anchorhold_kms_wire::shapes::{
+    Blob, DecryptRequest, DecryptResponse, KeyEncryptionAlgorithm, RecipientInfo,
+};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 use anyhow::Context as _;
 use aws_nitro_enclaves_nsm_api::api::{Request, Response};
@@ -19,24 +21,59 @@ pub(crate) async fn tell_all(parts: &Parts<'_>, say: &mut Narrator) -> anyhow::R
     let enclave = parts.enclave.as_ref().context("no enclave runs")?;
 
     let changed = parts.changed_image()?;
-    refused_call(parts, say, "an image with one byte of its job changed", &changed, "changed", false).await?;
-    refused_call(parts, say, "the same image in debug mode", parts.image(), "debug", true).await?;
+    refused_call(
+        parts,
+        say,
+        "an image with one byte of its job changed",
+        &changed,
+        "changed",
+        false,
+    )
+    .await?;
+    refused_call(
+        parts,
+        say,
+        "the same image in debug mode",
+        parts.image(),
+        "debug",
+        true,
+    )
+    .await?;
 
     let seen = parts.audit.length()?;
-    must_fail(decrypt(parts, None).await, "the parent decrypted the data key by itself")?;
-    say.refused("the parent asks the key service by itself", &parts.audit.refusal_after(seen)?);
+    must_fail(
+        decrypt(parts, None).await,
+        "the parent decrypted the data key by itself",
+    )?;
+    say.refused(
+        "the parent asks the key service by itself",
+        &parts.audit.refusal_after(seen)?,
+    );
 
     let key = RecipientKey::generate()?;
     let ten_minutes_ago = SystemTime::now() - Duration::from_secs(600);
     let old = document(parts, &parts.root, key.public_key_der(), ten_minutes_ago)?;
     let seen = parts.audit.length()?;
-    must_fail(decrypt(parts, Some(old)).await, "an old document was accepted")?;
-    say.refused("a document of this image, replayed ten minutes later", &parts.audit.refusal_after(seen)?);
+    must_fail(
+        decrypt(parts, Some(old)).await,
+        "an old document was accepted",
+    )?;
+    say.refused(
+        "a document of this image, replayed ten minutes later",
+        &parts.audit.refusal_after(seen)?,
+    );
 
     let fresh = parts.client(enclave)?.attest(None, None, true).await?;
-    let answer = decrypt(parts, Some(fresh)).await.context("a fresh document was refused")?;
-    anyhow::ensure!(answer.plaintext.is_none(), "a replayed document brought the plaintext");
-    let envelope = answer.ciphertext_for_recipient.context("the answer holds no envelope")?;
+    let answer = decrypt(parts, Some(fresh))
+        .await
+        .context("a fresh document was refused")?;
+    anyhow::ensure!(
+        answer.plaintext.is_none(),
+        "a replayed document brought the plaintext"
+    );
+    let envelope = answer
+        .ciphertext_for_recipient
+        .context("the answer holds no envelope")?;
     let Err(error) = key.open(&envelope.0) else {
         anyhow::bail!("the parent opened the enclave's envelope")
     };
@@ -48,8 +85,14 @@ pub(crate) async fn tell_all(parts: &Parts<'_>, say: &mut Narrator) -> anyhow::R
     let other = DevelopmentRoot::generate()?;
     let forged = document(parts, &other, key.public_key_der(), SystemTime::now())?;
     let seen = parts.audit.length()?;
-    must_fail(decrypt(parts, Some(forged)).await, "a document of another root was accepted")?;
-    say.refused("a document with the right PCRs, signed under another root", &parts.audit.refusal_after(seen)?);
+    must_fail(
+        decrypt(parts, Some(forged)).await,
+        "a document of another root was accepted",
+    )?;
+    say.refused(
+        "a document with the right PCRs, signed under another root",
+        &parts.audit.refusal_after(seen)?,
+    );
 
     let mut flipped = parts.sealed()?;
     let middle = flipped.len() - 100;
@@ -58,7 +101,11 @@ pub(crate) async fn tell_all(parts: &Parts<'_>, say: &mut Narrator) -> anyhow::R
         anyhow::bail!("a sealed file with a flipped bit was accepted")
     };
     let words = Parts::last_words(enclave)?;
-    let reason = if words.is_empty() { format!("{error:#}") } else { words };
+    let reason = if words.is_empty() {
+        format!("{error:#}")
+    } else {
+        words
+    };
     say.refused("one bit of the sealed file flipped", &reason);
     Ok(())
 }
@@ -97,7 +144,10 @@ async fn decrypt(parts: &Parts<'_>, document: Option<Vec<u8>>) -> anyhow::Result
     let Parse::Complete { header, .. } = Header::parse(&sealed, &Limits::default())? else {
         anyhow::bail!("the sealed file has no header")
     };
-    let data_key = header.data_keys().first().context("the sealed file has no data key")?;
+    let data_key = header
+        .data_keys()
+        .first()
+        .context("the sealed file has no data key")?;
     let request = DecryptRequest {
         ciphertext_blob: Some(Blob(data_key.ciphertext.clone())),
         encryption_context: header.context().clone(),

@@ -97,14 +97,24 @@ impl KeyService {
     fn start(folder: &Folder) -> anyhow::Result<Self> {
         let state = folder.join("kms");
         let mut process = Command::new(std::env::current_exe()?)
-            .args(["kms", "serve", "--dev", "--listen", "127.0.0.1:0", "--state"])
+            .args([
+                "kms",
+                "serve",
+                "--dev",
+                "--listen",
+                "127.0.0.1:0",
+                "--state",
+            ])
             .arg(&state)
             .env("ANCHORHOLD_HOME", &folder.path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .context("the key service cannot be started")?;
-        let stdout = process.stdout.take().context("the key service has no output")?;
+        let stdout = process
+            .stdout
+            .take()
+            .context("the key service has no output")?;
         let mut endpoint = None;
         for line in BufReader::new(stdout).lines() {
             let line = line?;
@@ -116,7 +126,8 @@ impl KeyService {
             }
         }
         let endpoint = endpoint.context("the key service ended before it listened")?;
-        let ca = std::fs::read_to_string(state.join("ca.pem")).context("the key service made no CA")?;
+        let ca =
+            std::fs::read_to_string(state.join("ca.pem")).context("the key service made no CA")?;
         Ok(Self {
             process,
             endpoint,
@@ -166,7 +177,10 @@ impl<'a> Parts<'a> {
         let home = Home::at(&folder.path)?;
         let root = DevelopmentRoot::load_or_create(&home.development_root())?;
         let key_service = KeyService::start(folder)?;
-        say.done(&format!("key service started: {}, its own process, TLS, its own store", key_service.endpoint));
+        say.done(&format!(
+            "key service started: {}, its own process, TLS, its own store",
+            key_service.endpoint
+        ));
 
         let init = init_program()?;
         let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("enclave/jobs/cards");
@@ -210,12 +224,14 @@ impl<'a> Parts<'a> {
     }
 
     fn owner(&self) -> anyhow::Result<OwnerClient> {
-        self.key_service.client(DEV_OWNER_ACCESS_KEY_ID, DEV_OWNER_SECRET_ACCESS_KEY)
+        self.key_service
+            .client(DEV_OWNER_ACCESS_KEY_ID, DEV_OWNER_SECRET_ACCESS_KEY)
     }
 
     /// The parent's own way to the key service.
     pub(crate) fn host(&self) -> anyhow::Result<OwnerClient> {
-        self.key_service.client(DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY)
+        self.key_service
+            .client(DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY)
     }
 
     pub(crate) async fn make_key(&mut self, say: &mut Narrator) -> anyhow::Result<()> {
@@ -239,12 +255,20 @@ impl<'a> Parts<'a> {
             })
             .await?;
         say.done(&format!("key {id}, named {ALIAS}"));
-        say.fact("the host may", "Decrypt and GenerateDataKey, and only with this PCR0 attested");
+        say.fact(
+            "the host may",
+            "Decrypt and GenerateDataKey, and only with this PCR0 attested",
+        );
         self.key = id;
         Ok(())
     }
 
-    async fn seal_into(&self, name: &str, context: EncryptionContext, bytes: &[u8]) -> anyhow::Result<u64> {
+    async fn seal_into(
+        &self,
+        name: &str,
+        context: EncryptionContext,
+        bytes: &[u8],
+    ) -> anyhow::Result<u64> {
         let request = SealRequest {
             key: ALIAS.to_owned(),
             context,
@@ -257,9 +281,18 @@ impl<'a> Parts<'a> {
         Ok(sealed.message_bytes)
     }
 
-    pub(crate) async fn seal(&mut self, say: &mut Narrator, plaintext: &[u8]) -> anyhow::Result<()> {
-        let sealed = self.seal_into("cards.sealed", self.context.clone(), plaintext).await?;
-        let records = plaintext.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+    pub(crate) async fn seal(
+        &mut self,
+        say: &mut Narrator,
+        plaintext: &[u8],
+    ) -> anyhow::Result<()> {
+        let sealed = self
+            .seal_into("cards.sealed", self.context.clone(), plaintext)
+            .await?;
+        let records = plaintext
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .count();
         say.done(&format!(
             "{records} records, {} bytes, sealed into {sealed} (AWS Encryption SDK format, AES-256-GCM, key commitment)",
             plaintext.len()
@@ -284,8 +317,10 @@ impl<'a> Parts<'a> {
         options.debug = debug;
         options.allowlist = Allowlist::parse([authority])?;
         options.credentials = CredentialsSource::Environment;
-        options.secrets =
-            BTreeMap::from([(SECRET.to_owned(), SecretSource::Path(self.folder.join("key.sealed")))]);
+        options.secrets = BTreeMap::from([(
+            SECRET.to_owned(),
+            SecretSource::Path(self.folder.join("key.sealed")),
+        )]);
         options.record = Some(self.folder.join("carried"));
         Ok(options)
     }
@@ -295,7 +330,10 @@ impl<'a> Parts<'a> {
         let mut supervisor = SupervisorProgram::own()?;
         supervisor.environment = vec![
             ("AWS_ACCESS_KEY_ID".into(), DEV_HOST_ACCESS_KEY_ID.into()),
-            ("AWS_SECRET_ACCESS_KEY".into(), DEV_HOST_SECRET_ACCESS_KEY.into()),
+            (
+                "AWS_SECRET_ACCESS_KEY".into(),
+                DEV_HOST_SECRET_ACCESS_KEY.into(),
+            ),
         ];
         Ok(spawn(&self.options(image, name, debug)?, &supervisor)?.state)
     }
@@ -315,7 +353,9 @@ impl<'a> Parts<'a> {
     pub(crate) async fn call(&self, enclave: &State, message: Vec<u8>) -> anyhow::Result<Vec<u8>> {
         let mut writer = BlockingWriter(Vec::new());
         let client = self.client(enclave)?;
-        client.call(std::io::Cursor::new(message), &mut writer).await?;
+        client
+            .call(std::io::Cursor::new(message), &mut writer)
+            .await?;
         Ok(writer.0)
     }
 
@@ -331,33 +371,57 @@ impl<'a> Parts<'a> {
 
     pub(crate) async fn run_and_call(&mut self, say: &mut Narrator) -> anyhow::Result<()> {
         let enclave = self.start(&self.image, "cards", false)?;
-        say.done(&format!("enclave started in the sandbox, CID {}: it serves", enclave.cid));
+        say.done(&format!(
+            "enclave started in the sandbox, CID {}: it serves",
+            enclave.cid
+        ));
         let nonce = b"a nonce of the verifier's own";
-        let document = self.client(&enclave)?.attest(Some(nonce), None, false).await?;
+        let document = self
+            .client(&enclave)?
+            .attest(Some(nonce), None, false)
+            .await?;
         let now = now_ms()?;
         let time = Time::Now {
             now_ms: now,
             max_age_ms: 300_000,
             max_skew_ms: 60_000,
         };
-        let expectations = Expectations::new().pcr(0, [self.measurements.pcr0]).nonce(nonce);
+        let expectations = Expectations::new()
+            .pcr(0, [self.measurements.pcr0])
+            .nonce(nonce);
         let admitted = Unverified::parse(&document)?
             .verify(&[self.root.anchor()], time)?
             .admit(&expectations)?;
-        say.done(&format!("attestation document of {} verified: chain, signature, nonce, PCR0", admitted.module_id()));
+        say.done(&format!(
+            "attestation document of {} verified: chain, signature, nonce, PCR0",
+            admitted.module_id()
+        ));
         let result = self.call(&enclave, self.sealed()?).await?;
-        say.done(&format!("the sealed file went in, a sealed result of {} bytes came out", result.len()));
+        say.done(&format!(
+            "the sealed file went in, a sealed result of {} bytes came out",
+            result.len()
+        ));
         self.folder.write("tokens.sealed", result)?;
         self.enclave = Some(enclave);
         Ok(())
     }
 
-    pub(crate) async fn open_result(&self, say: &mut Narrator, plaintext: &[u8]) -> anyhow::Result<()> {
+    pub(crate) async fn open_result(
+        &self,
+        say: &mut Narrator,
+        plaintext: &[u8],
+    ) -> anyhow::Result<()> {
         let mut context = self.context.clone();
         context.insert("anchorhold:kind".to_owned(), "result".to_owned());
         let request = OpenRequest { context, key: None };
         let message = std::fs::read(self.folder.join("tokens.sealed"))?;
-        let (_, opened) = open(self.owner()?, request, std::io::Cursor::new(message), Vec::new()).await?;
+        let (_, opened) = open(
+            self.owner()?,
+            request,
+            std::io::Cursor::new(message),
+            Vec::new(),
+        )
+        .await?;
         self.folder.write("tokens.ndjson", &opened)?;
         let lines: Vec<Value> = opened
             .split(|byte| *byte == b'\n')
@@ -365,21 +429,43 @@ impl<'a> Parts<'a> {
             .map(serde_json::from_slice)
             .collect::<Result<_, _>>()
             .context("the result is not newline-delimited JSON")?;
-        let records = plaintext.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
-        anyhow::ensure!(lines.len() == records, "{records} records went in, {} came out", lines.len());
-        let tokens = lines.iter().filter(|line| line["token"].is_string()).count();
-        say.done(&format!("the owner opens it: {tokens} tokens, {} clear errors", lines.len() - tokens));
+        let records = plaintext
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .count();
+        anyhow::ensure!(
+            lines.len() == records,
+            "{records} records went in, {} came out",
+            lines.len()
+        );
+        let tokens = lines
+            .iter()
+            .filter(|line| line["token"].is_string())
+            .count();
+        say.done(&format!(
+            "the owner opens it: {tokens} tokens, {} clear errors",
+            lines.len() - tokens
+        ));
         if let Some(line) = lines.iter().find(|line| line["token"].is_string()) {
             say.fact(
                 "a token",
-                &format!("{} (scheme {}, ends {})", line["token"], line["scheme"], line["last4"]),
+                &format!(
+                    "{} (scheme {}, ends {})",
+                    line["token"], line["scheme"], line["last4"]
+                ),
             );
         }
         let mut codes = BTreeSet::new();
         for line in &lines {
             let error = &line["error"];
-            if let Some(code) = error["code"].as_str().filter(|code| codes.insert((*code).to_owned())) {
-                say.fact(&format!("an error of kind {code}"), error["message"].as_str().unwrap_or_default());
+            if let Some(code) = error["code"]
+                .as_str()
+                .filter(|code| codes.insert((*code).to_owned()))
+            {
+                say.fact(
+                    &format!("an error of kind {code}"),
+                    error["message"].as_str().unwrap_or_default(),
+                );
             }
         }
         Ok(())
@@ -389,7 +475,9 @@ impl<'a> Parts<'a> {
     pub(crate) fn changed_image(&self) -> anyhow::Result<PathBuf> {
         let mut program = std::fs::read(&self.job)?;
         // The last byte of the ELF header's padding, which nothing reads: it runs as before.
-        let padding = program.get_mut(15).context("the job's program is no ELF file")?;
+        let padding = program
+            .get_mut(15)
+            .context("the job's program is no ELF file")?;
         *padding ^= 1;
         let job = self.folder.write("changed-job", program)?;
         std::fs::set_permissions(&job, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -402,20 +490,36 @@ impl<'a> Parts<'a> {
         &self.image
     }
 
-    pub(crate) fn search_what_was_carried(&self, say: &mut Narrator, plaintext: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn search_what_was_carried(
+        &self,
+        say: &mut Narrator,
+        plaintext: &[u8],
+    ) -> anyhow::Result<()> {
         let numbers = card_numbers(plaintext);
-        anyhow::ensure!(!numbers.is_empty(), "the input holds no card number to search for");
+        anyhow::ensure!(
+            !numbers.is_empty(),
+            "the input holds no card number to search for"
+        );
         let mut carried = Vec::new();
         for entry in std::fs::read_dir(self.folder.join("carried"))? {
             carried.extend(std::fs::read(entry?.path())?);
             carried.push(0);
         }
         let found = occurrences(&carried, &numbers);
-        say.done(&format!("{} bytes that the parent carried, searched for {} card numbers: {found} found", carried.len(), numbers.len()));
+        say.done(&format!(
+            "{} bytes that the parent carried, searched for {} card numbers: {found} found",
+            carried.len(),
+            numbers.len()
+        ));
         let control = occurrences(plaintext, &numbers);
-        say.done(&format!("the same search in the owner's plaintext, so that it can fail: {control} found"));
+        say.done(&format!(
+            "the same search in the owner's plaintext, so that it can fail: {control} found"
+        ));
         anyhow::ensure!(found == 0, "the parent saw {found} card numbers");
-        anyhow::ensure!(control == numbers.len(), "the search finds only {control} in the plaintext");
+        anyhow::ensure!(
+            control == numbers.len(),
+            "the search finds only {control} in the plaintext"
+        );
         Ok(())
     }
 }
@@ -429,7 +533,9 @@ impl Drop for Parts<'_> {
 }
 
 fn pack(init: &Path, job: &Path, manifest: &Path, image: &Path) -> anyhow::Result<Measurements> {
-    let source = Source::Program { file: job.to_owned() };
+    let source = Source::Program {
+        file: job.to_owned(),
+    };
     let mut options = BuildOptions::new(source, init.to_owned(), image.to_owned());
     options.manifest = Some(manifest.to_owned());
     Ok(anchorhold_images::build(&options, &mut |_| ())?.measurements)
@@ -453,8 +559,11 @@ fn card_numbers(plaintext: &[u8]) -> BTreeSet<Vec<u8>> {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
         .filter_map(|record| {
-            let digits: Vec<u8> =
-                record["pan"].as_str()?.bytes().filter(u8::is_ascii_digit).collect();
+            let digits: Vec<u8> = record["pan"]
+                .as_str()?
+                .bytes()
+                .filter(u8::is_ascii_digit)
+                .collect();
             (digits.len() >= 12).then_some(digits)
         })
         .collect()
@@ -476,7 +585,11 @@ fn occurrences(haystack: &[u8], numbers: &BTreeSet<Vec<u8>>) -> usize {
             b' ' | b'-' if !separated && !run.is_empty() => separated = true,
             _ => {
                 for length in &lengths {
-                    found.extend(run.windows(*length).filter(|window| numbers.contains(*window)).map(<[u8]>::to_vec));
+                    found.extend(
+                        run.windows(*length)
+                            .filter(|window| numbers.contains(*window))
+                            .map(<[u8]>::to_vec),
+                    );
                 }
                 run.clear();
                 separated = false;

@@ -34,16 +34,16 @@ struct Ways {
 
 /// One relayed connection.
 #[derive(Default)]
-pub struct Carried {
+pub(crate) struct Carried {
     /// From the enclave.
-    pub up: Vec<u8>,
+    pub(crate) up: Vec<u8>,
     /// To the enclave.
-    pub down: Vec<u8>,
+    pub(crate) down: Vec<u8>,
 }
 
 /// What all relays have carried, and which are open.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<(Mutex<Book>, Condvar)>);
+pub(crate) struct Ledger(Arc<(Mutex<Book>, Condvar)>);
 
 #[derive(Default)]
 struct Book {
@@ -53,20 +53,20 @@ struct Book {
 
 /// How many bytes a relay carries in each direction before it is cut.
 #[derive(Clone, Copy)]
-pub struct Cut {
-    pub up: usize,
-    pub down: usize,
+pub(crate) struct Cut {
+    pub(crate) up: usize,
+    pub(crate) down: usize,
 }
 
 impl Cut {
-    pub const NEVER: Cut = Cut {
+    pub(crate) const NEVER: Cut = Cut {
         up: usize::MAX,
         down: usize::MAX,
     };
 }
 
 /// An enclave and its parent. It ends with the value.
-pub struct HostileParent {
+pub(crate) struct HostileParent {
     enclave: Enclave,
     folder: PathBuf,
     ways: Arc<Mutex<Ways>>,
@@ -77,12 +77,17 @@ pub struct HostileParent {
 
 impl HostileParent {
     /// Starts an image and waits until it serves.
-    pub fn start(house: &House, name: &str, image: &Path) -> Self {
+    pub(crate) fn start(house: &House, name: &str, image: &Path) -> Self {
         Self::with_secrets(house, name, image, &[])
     }
 
     /// Hands in sealed secrets.
-    pub fn with_secrets(house: &House, name: &str, image: &Path, secrets: &[(&str, Vec<u8>)]) -> Self {
+    pub(crate) fn with_secrets(
+        house: &House,
+        name: &str,
+        image: &Path,
+        secrets: &[(&str, Vec<u8>)],
+    ) -> Self {
         // Sandboxes have no common address space of CIDs, but keep them apart as a machine would.
         static CID: AtomicU32 = AtomicU32::new(5000);
         let (id, secret) = Who::Host.credentials();
@@ -98,10 +103,16 @@ impl HostileParent {
                 Err(error) => panic!("{target}: {error}"),
             }),
             credentials: http(200, credentials.to_string().as_bytes()),
-            secrets: secrets.iter().map(|(name, sealed)| ((*name).to_owned(), http(200, sealed))).collect(),
+            secrets: secrets
+                .iter()
+                .map(|(name, sealed)| ((*name).to_owned(), http(200, sealed)))
+                .collect(),
         };
         let folder = house.path(name);
-        std::fs::DirBuilder::new().mode(0o700).create(&folder).expect("the enclave's folder");
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .expect("the enclave's folder");
         let ways = Arc::new(Mutex::new(honest.clone()));
         let ledger = Ledger::default();
         let ended = Arc::new(AtomicBool::new(false));
@@ -122,7 +133,8 @@ impl HostileParent {
         });
 
         let cid = CID.fetch_add(1, Ordering::Relaxed);
-        let enclave = launch(Launch::new(image, cid, &folder), &stage::root(house)).expect("the enclave starts");
+        let enclave = launch(Launch::new(image, cid, &folder), &stage::root(house))
+            .expect("the enclave starts");
         let parent = Self {
             enclave,
             folder,
@@ -138,37 +150,43 @@ impl HostileParent {
         parent
     }
 
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Sends a sealed message through the enclave.
-    pub fn call(&self, message: &[u8]) -> Result<Vec<u8>, ClientError> {
+    pub(crate) fn call(&self, message: &[u8]) -> Result<Vec<u8>, ClientError> {
         stage::call(&self.folder, message)
     }
 
     /// Sends a message through the enclave, which must refuse it for one of these reasons, to the caller and on its
     /// console.
-    pub fn must_refuse(&self, message: &[u8], reasons: &[&str]) -> String {
+    pub(crate) fn must_refuse(&self, message: &[u8], reasons: &[&str]) -> String {
         let before = self.console().len();
         let Err(error) = self.call(message) else {
             panic!("the call succeeded; it should have failed with one of {reasons:?}");
         };
         let said = error.to_string();
-        assert!(reasons.iter().any(|reason| said.contains(reason)), "{said}\n(expected one of {reasons:?})");
+        assert!(
+            reasons.iter().any(|reason| said.contains(reason)),
+            "{said}\n(expected one of {reasons:?})"
+        );
         let console = self.console_after(before, "a call failed: ");
-        assert!(reasons.iter().any(|reason| console.contains(reason)), "{console}\n(expected one of {reasons:?})");
+        assert!(
+            reasons.iter().any(|reason| console.contains(reason)),
+            "{console}\n(expected one of {reasons:?})"
+        );
         said
     }
 
     /// All that the enclave has printed.
-    pub fn console(&self) -> String {
+    pub(crate) fn console(&self) -> String {
         let bytes = std::fs::read(self.enclave.console()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// What it has printed after the first `before` bytes, once that holds `word`.
-    pub fn console_after(&self, before: usize, word: &str) -> String {
+    pub(crate) fn console_after(&self, before: usize, word: &str) -> String {
         let since = Instant::now();
         loop {
             let console = self.console();
@@ -176,19 +194,25 @@ impl HostileParent {
             if new.contains(word) {
                 return new.to_owned();
             }
-            assert!(since.elapsed() < PATIENCE, "the console never said {word:?}:\n{console}");
+            assert!(
+                since.elapsed() < PATIENCE,
+                "the console never said {word:?}:\n{console}"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// Tells the truth again. Connections that lies were told on are gone once this returns.
-    pub fn be_honest(&self) {
+    pub(crate) fn be_honest(&self) {
         *lock(&self.ways) = self.honest.clone();
         self.ledger.end_relays();
     }
 
     /// Answers `CONNECT` with 200 and then as the handler does. Older connections are gone once this returns.
-    pub fn connects_to(&self, handler: impl Fn(UnixStream, &str, &Ledger) + Send + Sync + 'static) {
+    pub(crate) fn connects_to(
+        &self,
+        handler: impl Fn(UnixStream, &str, &Ledger) + Send + Sync + 'static,
+    ) {
         lock(&self.ways).connect = Arc::new(move |mut enclave, target, ledger| {
             // An enclave that has hung up meanwhile needs no answer.
             if enclave.write_all(ESTABLISHED).is_ok() {
@@ -199,36 +223,38 @@ impl HostileParent {
     }
 
     /// Answers `CONNECT` with these bytes and hangs up.
-    pub fn answers_connect_with(&self, answer: Vec<u8>) {
+    pub(crate) fn answers_connect_with(&self, answer: Vec<u8>) {
         lock(&self.ways).connect = Arc::new(move |enclave, _, _| say(enclave, &answer));
         self.ledger.end_relays();
     }
 
     /// Relays to the true target, and cuts each connection.
-    pub fn cuts(&self, cut: Cut) {
-        self.connects_to(move |enclave, target, ledger| match TcpStream::connect(target) {
-            Ok(remote) => carry(enclave, remote, cut, ledger),
-            Err(error) => panic!("{target}: {error}"),
-        });
+    pub(crate) fn cuts(&self, cut: Cut) {
+        self.connects_to(
+            move |enclave, target, ledger| match TcpStream::connect(target) {
+                Ok(remote) => carry(enclave, remote, cut, ledger),
+                Err(error) => panic!("{target}: {error}"),
+            },
+        );
     }
 
     /// Answers `GET /credentials` with these bytes and hangs up.
-    pub fn answers_credentials_with(&self, answer: Vec<u8>) {
+    pub(crate) fn answers_credentials_with(&self, answer: Vec<u8>) {
         lock(&self.ways).credentials = answer;
         self.ledger.end_relays();
     }
 
     /// The answer that an honest parent gives to `GET /credentials`.
-    pub fn honest_credentials(&self) -> Vec<u8> {
+    pub(crate) fn honest_credentials(&self) -> Vec<u8> {
         self.honest.credentials.clone()
     }
 
     /// Answers `GET /secrets/<name>` with these bytes and hangs up.
-    pub fn answers_secret_with(&self, name: &str, answer: Vec<u8>) {
+    pub(crate) fn answers_secret_with(&self, name: &str, answer: Vec<u8>) {
         lock(&self.ways).secrets.insert(name.to_owned(), answer);
     }
 
-    pub fn ledger(&self) -> &Ledger {
+    pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 }
@@ -247,22 +273,23 @@ impl Drop for HostileParent {
 
 impl Ledger {
     /// What each connection since the last call of this has carried, the finished and the open.
-    pub fn take_carried(&self) -> Vec<Arc<Mutex<Carried>>> {
+    pub(crate) fn take_carried(&self) -> Vec<Arc<Mutex<Carried>>> {
         std::mem::take(&mut lock(&self.0.0).carried)
     }
 
     /// A new connection; returns its number.
-    pub fn open(&self, enclave: &UnixStream) -> (usize, Arc<Mutex<Carried>>) {
+    pub(crate) fn open(&self, enclave: &UnixStream) -> (usize, Arc<Mutex<Carried>>) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed) as usize;
         let carried = Arc::new(Mutex::new(Carried::default()));
         let mut book = lock(&self.0.0);
         book.carried.push(Arc::clone(&carried));
-        book.open.insert(number, enclave.try_clone().expect("another handle"));
+        book.open
+            .insert(number, enclave.try_clone().expect("another handle"));
         (number, carried)
     }
 
-    pub fn close(&self, number: usize) {
+    pub(crate) fn close(&self, number: usize) {
         lock(&self.0.0).open.remove(&number);
         self.0.1.notify_all();
     }
@@ -277,14 +304,18 @@ impl Ledger {
         let (book, outcome) = ended
             .wait_timeout_while(book, PATIENCE, |book| !book.open.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        assert!(!outcome.timed_out(), "the enclave holds on to {} ended connections", book.open.len());
+        assert!(
+            !outcome.timed_out(),
+            "the enclave holds on to {} ended connections",
+            book.open.len()
+        );
     }
 }
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// A whole HTTP answer.
-pub fn http(status: u16, body: &[u8]) -> Vec<u8> {
+pub(crate) fn http(status: u16, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 {status} Answer\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
@@ -292,7 +323,12 @@ pub fn http(status: u16, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn serve_window(listener: &UnixListener, ways: &Arc<Mutex<Ways>>, ledger: &Ledger, ended: &AtomicBool) {
+fn serve_window(
+    listener: &UnixListener,
+    ways: &Arc<Mutex<Ways>>,
+    ledger: &Ledger,
+    ended: &AtomicBool,
+) {
     while let Ok((stream, _)) = listener.accept() {
         if ended.load(Ordering::Acquire) {
             return;
@@ -318,7 +354,9 @@ fn answer(mut stream: UnixStream, ways: &Ways, ledger: &Ledger) {
         (Some("CONNECT"), Some(target)) => (ways.connect)(stream, target, ledger),
         (Some("GET"), Some("/credentials")) => say(stream, &ways.credentials),
         (Some("GET"), Some(path)) => {
-            let secret = path.strip_prefix("/secrets/").and_then(|name| ways.secrets.get(name));
+            let secret = path
+                .strip_prefix("/secrets/")
+                .and_then(|name| ways.secrets.get(name));
             say(stream, secret.map_or(&http(404, b"{}"), |answer| answer));
         }
         _ => panic!("the enclave asked its parent {head:?}"),
@@ -326,7 +364,7 @@ fn answer(mut stream: UnixStream, ways: &Ways, ledger: &Ledger) {
 }
 
 /// Says it and hangs up.
-pub fn say(mut enclave: UnixStream, bytes: &[u8]) {
+pub(crate) fn say(mut enclave: UnixStream, bytes: &[u8]) {
     // A liar does not mind when nobody listens any more.
     let _ = enclave.write_all(bytes);
     let _ = enclave.shutdown(Shutdown::Both);
@@ -340,7 +378,7 @@ fn relay(mut enclave: UnixStream, remote: TcpStream, cut: Cut, ledger: &Ledger) 
 }
 
 /// Carries bytes both ways until both sides have finished, or until it is time to cut.
-pub fn carry(enclave: UnixStream, remote: TcpStream, cut: Cut, ledger: &Ledger) {
+pub(crate) fn carry(enclave: UnixStream, remote: TcpStream, cut: Cut, ledger: &Ledger) {
     let (number, carried) = ledger.open(&enclave);
     let _ = remote.set_nodelay(true);
     let (enclave, remote) = (Arc::new(enclave), Arc::new(remote));
@@ -382,7 +420,12 @@ pub fn carry(enclave: UnixStream, remote: TcpStream, cut: Cut, ledger: &Ledger) 
 }
 
 /// Copies until the end, or an error, which `limit` bytes are as well.
-fn copy(mut from: impl Read, mut to: impl Write, limit: usize, note: impl Fn(&[u8])) -> io::Result<()> {
+fn copy(
+    mut from: impl Read,
+    mut to: impl Write,
+    limit: usize,
+    note: impl Fn(&[u8]),
+) -> io::Result<()> {
     let mut left = limit;
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -400,6 +443,6 @@ fn copy(mut from: impl Read, mut to: impl Write, limit: usize, note: impl Fn(&[u
     }
 }
 
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

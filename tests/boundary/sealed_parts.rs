@@ -5,34 +5,34 @@ use std::ops::Range;
 
 /// A sealed message (AWS Encryption SDK message format, version 2), field by field.
 #[derive(Clone)]
-pub struct SealedParts {
-    pub version_and_suite: Vec<u8>,
-    pub message_id: Vec<u8>,
-    pub context: BTreeMap<String, String>,
-    pub data_keys: Vec<DataKeyParts>,
-    pub content_type: u8,
-    pub frame_length: u32,
-    pub commitment: Vec<u8>,
-    pub header_tag: Vec<u8>,
-    pub frames: Vec<FrameParts>,
+pub(crate) struct SealedParts {
+    pub(crate) version_and_suite: Vec<u8>,
+    pub(crate) message_id: Vec<u8>,
+    pub(crate) context: BTreeMap<String, String>,
+    pub(crate) data_keys: Vec<DataKeyParts>,
+    pub(crate) content_type: u8,
+    pub(crate) frame_length: u32,
+    pub(crate) commitment: Vec<u8>,
+    pub(crate) header_tag: Vec<u8>,
+    pub(crate) frames: Vec<FrameParts>,
     /// The signature of a signed message.
-    pub footer: Vec<u8>,
+    pub(crate) footer: Vec<u8>,
 }
 
 #[derive(Clone)]
-pub struct DataKeyParts {
-    pub provider: Vec<u8>,
-    pub key: Vec<u8>,
-    pub ciphertext: Vec<u8>,
+pub(crate) struct DataKeyParts {
+    pub(crate) provider: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) ciphertext: Vec<u8>,
 }
 
 #[derive(Clone)]
-pub struct FrameParts {
-    pub is_final: bool,
-    pub sequence: u32,
-    pub iv: Vec<u8>,
-    pub content: Vec<u8>,
-    pub tag: Vec<u8>,
+pub(crate) struct FrameParts {
+    pub(crate) is_final: bool,
+    pub(crate) sequence: u32,
+    pub(crate) iv: Vec<u8>,
+    pub(crate) content: Vec<u8>,
+    pub(crate) tag: Vec<u8>,
 }
 
 /// Reads big-endian fields.
@@ -46,7 +46,9 @@ impl<'a> Reader<'a> {
     }
 
     fn u16(&mut self) -> usize {
-        usize::from(u16::from_be_bytes(self.take(2).try_into().expect("two bytes")))
+        usize::from(u16::from_be_bytes(
+            self.take(2).try_into().expect("two bytes"),
+        ))
     }
 
     fn u32(&mut self) -> u32 {
@@ -61,11 +63,13 @@ impl<'a> Reader<'a> {
 }
 
 fn length(bytes: &[u8]) -> [u8; 2] {
-    u16::try_from(bytes.len()).expect("short enough").to_be_bytes()
+    u16::try_from(bytes.len())
+        .expect("short enough")
+        .to_be_bytes()
 }
 
 impl SealedParts {
-    pub fn parse(message: &[u8]) -> Self {
+    pub(crate) fn parse(message: &[u8]) -> Self {
         let mut reader = Reader(message);
         let version_and_suite = reader.take(3).to_vec();
         let message_id = reader.take(32).to_vec();
@@ -121,16 +125,22 @@ impl SealedParts {
             frames,
             footer: reader.0.to_vec(),
         };
-        assert!(parts.bytes() == message, "taking apart and putting together loses nothing");
+        assert!(
+            parts.bytes() == message,
+            "taking apart and putting together loses nothing"
+        );
         parts
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
-        self.fields().into_iter().flat_map(|(_, bytes)| bytes).collect()
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.fields()
+            .into_iter()
+            .flat_map(|(_, bytes)| bytes)
+            .collect()
     }
 
     /// Where each field lies, by name.
-    pub fn layout(&self) -> Vec<(&'static str, Range<usize>)> {
+    pub(crate) fn layout(&self) -> Vec<(&'static str, Range<usize>)> {
         let mut at = 0;
         self.fields()
             .into_iter()

@@ -11,8 +11,12 @@ use anchorhold_envelope::{Header, Limits, Parse};
 use anchorhold_images::cargo_static::StaticBuild;
 use anchorhold_images::{BuildOptions, Image, Measurements, Source};
 use anchorhold_kms::config::DEV_REGION;
-use anchorhold_kms_wire::client::{Client as KeyClient, ClientError as KeyError, Endpoint, Fixed, Tcp, TlsTrust};
-use anchorhold_kms_wire::shapes::{Blob, DecryptRequest, DecryptResponse, Operation, RecipientInfo};
+use anchorhold_kms_wire::client::{
+    Client as KeyClient, ClientError as KeyError, Endpoint, Fixed, Tcp, TlsTrust,
+};
+use anchorhold_kms_wire::shapes::{
+    Blob, DecryptRequest, DecryptResponse, Operation, RecipientInfo,
+};
 use anchorhold_kms_wire::sigv4::Credentials;
 use anchorhold_parent::client::{Client, ClientError};
 use anchorhold_parent::lifecycle::Home;
@@ -23,29 +27,29 @@ use serde_bytes::ByteBuf;
 use crate::common::{House, KeyService, WORKSPACE, Who};
 
 /// The key that the image's manifest names.
-pub const KEY: &str = "alias/odd";
+pub(crate) const KEY: &str = "alias/odd";
 
 /// What most calls carry; the job echoes it.
-pub const LINES: &[u8] = b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n";
+pub(crate) const LINES: &[u8] = b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n";
 
 /// Two processors are four calls at a time.
-pub const RESOURCES: &str = "[resources]\nmemory_mib = 128\ncpus = 2\n";
+pub(crate) const RESOURCES: &str = "[resources]\nmemory_mib = 128\ncpus = 2\n";
 
 /// Everything that is needed for an honest call.
-pub struct Stage {
-    pub house: House,
+pub(crate) struct Stage {
+    pub(crate) house: House,
     /// The image that the key's policy names.
-    pub image: PathBuf,
+    pub(crate) image: PathBuf,
     _service: KeyService,
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with("")
     }
 
     /// With more in the manifest.
-    pub fn with(more: &str) -> Self {
+    pub(crate) fn with(more: &str) -> Self {
         let mut house = House::new();
         let service = house.key_service(&[]);
         let manifest = manifest(&house, more);
@@ -59,32 +63,33 @@ impl Stage {
     }
 
     /// Packs another image beside the honest one.
-    pub fn pack(&self, job: &Path, manifest: &str, name: &str) -> PathBuf {
+    pub(crate) fn pack(&self, job: &Path, manifest: &str, name: &str) -> PathBuf {
         pack(&self.house, job, manifest, name)
     }
 
     /// The honest image's manifest, with more in it.
-    pub fn manifest(&self, more: &str) -> String {
+    pub(crate) fn manifest(&self, more: &str) -> String {
         manifest(&self.house, more)
     }
 
     /// Seals as the owner, under the image's key.
-    pub fn sealed(&self, plaintext: &[u8], more: &[&str]) -> Vec<u8> {
+    pub(crate) fn sealed(&self, plaintext: &[u8], more: &[&str]) -> Vec<u8> {
         self.sealed_under(KEY, plaintext, more)
     }
 
-    pub fn sealed_under(&self, key: &str, plaintext: &[u8], more: &[&str]) -> Vec<u8> {
+    pub(crate) fn sealed_under(&self, key: &str, plaintext: &[u8], more: &[&str]) -> Vec<u8> {
         let path = self.house.seal(key, more, plaintext, &unique("sealed"));
         std::fs::read(path).expect("a sealed file")
     }
 
     /// Opens as the owner.
-    pub fn opened(&self, sealed: &[u8], more: &[&str]) -> Vec<u8> {
-        self.house.open(&self.house.write(&unique("result"), sealed), more)
+    pub(crate) fn opened(&self, sealed: &[u8], more: &[&str]) -> Vec<u8> {
+        self.house
+            .open(&self.house.write(&unique("result"), sealed), more)
     }
 
     /// What the owner is told who tries to open it.
-    pub fn not_opened(&self, sealed: &[u8], more: &[&str]) -> String {
+    pub(crate) fn not_opened(&self, sealed: &[u8], more: &[&str]) -> String {
         let path = self.house.write(&unique("result"), sealed);
         let output = self.house.path(&unique("opened"));
         let mut arguments = vec!["open", "--input", text(&path), "--output", text(&output)];
@@ -95,30 +100,42 @@ impl Stage {
     }
 
     /// The folder of an enclave that `House::enclave` has started.
-    pub fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
         home(&self.house).enclave(name)
     }
 
-    pub fn measurements(&self) -> Measurements {
-        Image::open(&self.image).expect("an image").measurements().clone()
+    pub(crate) fn measurements(&self) -> Measurements {
+        Image::open(&self.image)
+            .expect("an image")
+            .measurements()
+            .clone()
     }
 
     /// Asks the key service.
-    pub fn ask<O: Operation>(&self, who: Who, request: &O) -> Result<O::Response, KeyError> {
+    pub(crate) fn ask<O: Operation>(&self, who: Who, request: &O) -> Result<O::Response, KeyError> {
         let (id, secret) = who.credentials();
         let endpoint = Endpoint {
             url: self.house.endpoint().to_owned(),
             region: DEV_REGION.to_owned(),
-            tls: TlsTrust::Ca(std::fs::read_to_string(self.house.path("kms/ca.pem")).expect("the CA")),
+            tls: TlsTrust::Ca(
+                std::fs::read_to_string(self.house.path("kms/ca.pem")).expect("the CA"),
+            ),
         };
         block_on(async {
             let credentials = Fixed::new(Credentials::new(id.to_owned(), secret.to_owned()));
-            KeyClient::new(&endpoint, Tcp, credentials).expect("the endpoint").call(request).await
+            KeyClient::new(&endpoint, Tcp, credentials)
+                .expect("the endpoint")
+                .call(request)
+                .await
         })
     }
 
     /// Asks for a sealed message's data key with the host's credentials, as the parent may by itself.
-    pub fn decrypt(&self, message: &[u8], document: Option<Vec<u8>>) -> Result<DecryptResponse, KeyError> {
+    pub(crate) fn decrypt(
+        &self,
+        message: &[u8],
+        document: Option<Vec<u8>>,
+    ) -> Result<DecryptResponse, KeyError> {
         let header = header(message);
         self.ask(
             Who::Host,
@@ -133,7 +150,7 @@ impl Stage {
     }
 
     /// Why the key service refused what it must refuse.
-    pub fn refusal<T>(&self, attempt: impl FnOnce() -> Result<T, KeyError>) -> String {
+    pub(crate) fn refusal<T>(&self, attempt: impl FnOnce() -> Result<T, KeyError>) -> String {
         let seen = self.house.audit().len();
         let Err(error) = attempt() else {
             panic!("the key service did not refuse");
@@ -143,22 +160,24 @@ impl Stage {
     }
 
     /// Calls an enclave that `House::enclave` has started, which must not get its key; says why, by the audit log.
-    pub fn refused_call(&self, name: &str, message: &[u8]) -> String {
+    pub(crate) fn refused_call(&self, name: &str, message: &[u8]) -> String {
         let seen = self.house.audit().len();
         let input = self.house.write(&unique("input"), message);
-        self.house.must_not_call(name, &input, &self.house.path(&unique("output")));
+        self.house
+            .must_not_call(name, &input, &self.house.path(&unique("output")));
         self.house.refusal_after(seen)
     }
 
     /// Calls an enclave honestly and opens its result.
-    pub fn honest_call(&self, folder: &Path, message: &[u8]) -> Vec<u8> {
-        let result = call(folder, message).unwrap_or_else(|error| panic!("an honest call failed: {error}"));
+    pub(crate) fn honest_call(&self, folder: &Path, message: &[u8]) -> Vec<u8> {
+        let result =
+            call(folder, message).unwrap_or_else(|error| panic!("an honest call failed: {error}"));
         self.opened(&result, &[])
     }
 }
 
 /// The development root of a house, whose documents its key service believes.
-pub fn root(house: &House) -> DevelopmentRoot {
+pub(crate) fn root(house: &House) -> DevelopmentRoot {
     DevelopmentRoot::load_or_create(&home(house).development_root()).expect("a development root")
 }
 
@@ -166,8 +185,8 @@ fn home(house: &House) -> Home {
     Home::at(&house.path("")).expect("a home")
 }
 
-/// A document with these measurements, signed under `root` at `when`.
-pub fn document(
+/// A document with these measurements, signed under `root` at `when`, by an NSM that was there by then.
+pub(crate) fn document(
     root: &DevelopmentRoot,
     measurements: &Measurements,
     public_key: &[u8],
@@ -179,7 +198,7 @@ pub fn document(
         pcr2: measurements.pcr2,
         ..NsmConfig::default()
     };
-    let nsm = Nsm::new(root, config, when).expect("an NSM");
+    let nsm = Nsm::new(root, config, when.min(SystemTime::now())).expect("an NSM");
     let request = Request::Attestation {
         user_data: None,
         nonce: None,
@@ -193,20 +212,23 @@ pub fn document(
 }
 
 /// The static programs that images are packed from.
-pub struct Programs {
-    pub init: PathBuf,
-    pub job: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) init: PathBuf,
+    pub(crate) job: PathBuf,
 }
 
 /// Built once for all tests.
-pub fn programs() -> &'static Programs {
+pub(crate) fn programs() -> &'static Programs {
     static PROGRAMS: OnceLock<Programs> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let build = |package: &str, bin: Option<&str>| {
             let mut build = StaticBuild::new(&Path::new(WORKSPACE).join(package));
             build.target_dir = Some(Path::new(WORKSPACE).join("target/static"));
             build.bin = bin.map(str::to_owned);
-            build.run(&mut |line| eprintln!("{line}")).expect("a static program").path
+            build
+                .run(&mut |line| eprintln!("{line}"))
+                .expect("a static program")
+                .path
         };
         Programs {
             init: build("enclave", Some("anchorhold-enclave")),
@@ -216,14 +238,16 @@ pub fn programs() -> &'static Programs {
 }
 
 /// The manifest of the echoing job.
-pub fn manifest(house: &House, more: &str) -> String {
+pub(crate) fn manifest(house: &House, more: &str) -> String {
     house.manifest(&["/job"], KEY, &format!("{RESOURCES}{more}"))
 }
 
 /// Packs an image.
-pub fn pack(house: &House, job: &Path, manifest: &str, name: &str) -> PathBuf {
+pub(crate) fn pack(house: &House, job: &Path, manifest: &str, name: &str) -> PathBuf {
     let image = house.path(name);
-    let source = Source::Program { file: job.to_owned() };
+    let source = Source::Program {
+        file: job.to_owned(),
+    };
     let mut options = BuildOptions::new(source, programs().init.clone(), image.clone());
     options.manifest = Some(house.write(&format!("{name}.toml"), manifest));
     anchorhold_images::build(&options, &mut |_| ()).expect("an image");
@@ -231,7 +255,7 @@ pub fn pack(house: &House, job: &Path, manifest: &str, name: &str) -> PathBuf {
 }
 
 /// Sends a sealed message through the enclave of a folder. A result comes whole or not at all.
-pub fn call(folder: &Path, message: &[u8]) -> Result<Vec<u8>, ClientError> {
+pub(crate) fn call(folder: &Path, message: &[u8]) -> Result<Vec<u8>, ClientError> {
     let message = Cursor::new(message.to_vec());
     block_on(async {
         let mut result = Vec::new();
@@ -243,14 +267,14 @@ pub fn call(folder: &Path, message: &[u8]) -> Result<Vec<u8>, ClientError> {
 }
 
 /// The header of a sealed message.
-pub fn header(message: &[u8]) -> Header {
+pub(crate) fn header(message: &[u8]) -> Header {
     match Header::parse(message, &Limits::default()) {
         Ok(Parse::Complete { header, .. }) => *header,
         other => panic!("no header: {other:?}"),
     }
 }
 
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -259,11 +283,11 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A file's name that no other has.
-pub fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }

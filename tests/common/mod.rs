@@ -35,6 +35,12 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// The command under test; `ANCHORHOLD_UNDER_TEST` names a copy for users who cannot reach the folder it was built in.
+pub fn anchorhold() -> PathBuf {
+    std::env::var_os("ANCHORHOLD_UNDER_TEST")
+        .map_or_else(|| env!("CARGO_BIN_EXE_anchorhold").into(), PathBuf::from)
+}
+
 /// Which of the key service's published credentials to use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -89,9 +95,13 @@ impl House {
     }
 
     /// The command, with the credentials of `who`.
-    pub fn command<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        who: Who,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         let (id, secret) = who.credentials();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_anchorhold"));
+        let mut command = Command::new(anchorhold());
         command
             .args(arguments)
             .current_dir(self.folder.path())
@@ -112,11 +122,17 @@ impl House {
     }
 
     pub fn run<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> Output {
-        self.command(who, arguments).output().expect("anchorhold runs")
+        self.command(who, arguments)
+            .output()
+            .expect("anchorhold runs")
     }
 
     /// Runs the command, which must succeed; returns what it printed.
-    pub fn must<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> Vec<u8> {
+    pub fn must<S: AsRef<OsStr>>(
+        &self,
+        who: Who,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Vec<u8> {
         let output = self.run(who, arguments);
         assert!(
             output.status.success(),
@@ -128,9 +144,17 @@ impl House {
     }
 
     /// Runs the command, which must fail; returns what it said.
-    pub fn must_fail<S: AsRef<OsStr>>(&self, who: Who, arguments: impl IntoIterator<Item = S>) -> String {
+    pub fn must_fail<S: AsRef<OsStr>>(
+        &self,
+        who: Who,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> String {
         let output = self.run(who, arguments);
-        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            !output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
@@ -153,7 +177,11 @@ impl House {
         let writer = std::thread::spawn(move || stdin.write_all(&input));
         let output = child.wait_with_output().expect("anchorhold ends");
         let _ = writer.join();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         output.stdout
     }
 
@@ -169,12 +197,26 @@ impl House {
     /// Starts the development key service. Its state is in `kms`.
     pub fn key_service(&mut self, extra: &[&str]) -> KeyService {
         let mut process = self
-            .command(Who::Owner, ["kms", "serve", "--dev", "--listen", "127.0.0.1:0", "--state", "kms"])
+            .command(
+                Who::Owner,
+                [
+                    "kms",
+                    "serve",
+                    "--dev",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--state",
+                    "kms",
+                ],
+            )
             .args(extra)
             .stdout(Stdio::piped())
             .spawn()
             .expect("the key service starts");
-        let stdout = process.stdout.take().expect("standard output was asked for");
+        let stdout = process
+            .stdout
+            .take()
+            .expect("standard output was asked for");
         let mut lines = BufReader::new(stdout).lines();
         for line in &mut lines {
             let line = line.expect("UTF-8");
@@ -185,7 +227,10 @@ impl House {
                 break;
             }
         }
-        assert!(self.endpoint.is_some(), "the key service ended before it listened");
+        assert!(
+            self.endpoint.is_some(),
+            "the key service ended before it listened"
+        );
         KeyService { process }
     }
 
@@ -198,7 +243,10 @@ impl House {
             .rev()
             .find(|line| line["errorCode"].is_string())
             .unwrap_or_else(|| panic!("no refusal among {} requests", lines.len() - seen));
-        refused["anchorhold"]["reason"].as_str().expect("a refusal has a reason").to_owned()
+        refused["anchorhold"]["reason"]
+            .as_str()
+            .expect("a refusal has a reason")
+            .to_owned()
     }
 
     /// The audit log's lines.
@@ -241,7 +289,14 @@ impl House {
 
     /// The measurements of an image, as `describe --json` has them.
     pub fn measurements(&self, image: &Path) -> BTreeMap<String, String> {
-        let described = self.must(Who::Owner, [OsStr::new("describe"), image.as_os_str(), OsStr::new("--json")]);
+        let described = self.must(
+            Who::Owner,
+            [
+                OsStr::new("describe"),
+                image.as_os_str(),
+                OsStr::new("--json"),
+            ],
+        );
         let described: Value = serde_json::from_slice(&described).expect("JSON");
         described["Measurements"]
             .as_object()
@@ -303,14 +358,23 @@ impl House {
 
     /// Opens a sealed file as the owner.
     pub fn open(&self, sealed: &Path, more: &[&str]) -> Vec<u8> {
-        let mut arguments = vec![OsStr::new("open"), OsStr::new("--input"), sealed.as_os_str()];
+        let mut arguments = vec![
+            OsStr::new("open"),
+            OsStr::new("--input"),
+            sealed.as_os_str(),
+        ];
         arguments.extend(more.iter().map(OsStr::new));
         self.must(Who::Owner, arguments)
     }
 
     /// Starts an enclave as the host; it ends with the value.
     pub fn enclave(&self, image: &Path, name: &'static str, more: &[&str]) -> Running<'_> {
-        let mut arguments = vec![OsStr::new("run"), image.as_os_str(), OsStr::new("--name"), OsStr::new(name)];
+        let mut arguments = vec![
+            OsStr::new("run"),
+            image.as_os_str(),
+            OsStr::new("--name"),
+            OsStr::new(name),
+        ];
         arguments.extend(more.iter().map(OsStr::new));
         self.must(Who::Host, arguments);
         Running { house: self, name }
@@ -376,7 +440,11 @@ pub struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("console of {}:\n{}", self.name, self.house.console(self.name));
+            eprintln!(
+                "console of {}:\n{}",
+                self.name,
+                self.house.console(self.name)
+            );
         }
         let _ = self.house.run(Who::Host, ["stop", self.name]);
     }

@@ -20,14 +20,20 @@ fn lines(bytes: &[u8]) -> Vec<Value> {
 
 #[test]
 fn twenty_thousand_records_are_tokenized_and_only_the_second_policy_lets_them_back() {
-    let Some(data) = shared("data/transactions.ndjson") else { return };
+    let Some(data) = shared("data/transactions.ndjson") else {
+        return;
+    };
     let plaintext = std::fs::read(data).expect("the data is readable");
     let records = lines(&plaintext);
     assert_eq!(records.len(), 20_000);
 
     let mut house = House::new();
     let _service = house.key_service(&[]);
-    let tokenizer = house.image(CARDS, &house.manifest(&["/job"], "alias/cards", SECRETS), "tokenize.eif");
+    let tokenizer = house.image(
+        CARDS,
+        &house.manifest(&["/job"], "alias/cards", SECRETS),
+        "tokenize.eif",
+    );
     let detokenizer = house.image(
         CARDS,
         &house.manifest(&["/job", "detokenize"], "alias/tokens", SECRETS),
@@ -36,31 +42,62 @@ fn twenty_thousand_records_are_tokenized_and_only_the_second_policy_lets_them_ba
     house.key("alias/cards", &house.policy(&tokenizer, "cards.json"));
     house.key("alias/tokens", &house.policy(&detokenizer, "tokens.json"));
     // The key that makes tokens: at first for the tokenizer alone.
-    let token_key = house.key("alias/token-key", &house.policy(&tokenizer, "token-key.json"));
-    let secret = house.seal("alias/token-key", &["--secret", "tokenization-key"], &[7; 32], "key.sealed");
+    let token_key = house.key(
+        "alias/token-key",
+        &house.policy(&tokenizer, "token-key.json"),
+    );
+    let secret = house.seal(
+        "alias/token-key",
+        &["--secret", "tokenization-key"],
+        &[7; 32],
+        "key.sealed",
+    );
     let secret = format!("tokenization-key={}", secret.display());
 
-    let sealed = house.seal("alias/cards", &["--context", "purpose=tokens"], &plaintext, "cards.sealed");
+    let sealed = house.seal(
+        "alias/cards",
+        &["--context", "purpose=tokens"],
+        &plaintext,
+        "cards.sealed",
+    );
     let result = house.path("tokens.sealed");
     {
-        let enclave = house.enclave(&tokenizer, "tokenize", &["--secret", &secret, "--record", "carried"]);
+        let enclave = house.enclave(
+            &tokenizer,
+            "tokenize",
+            &["--secret", &secret, "--record", "carried"],
+        );
         house.must_call(enclave.name, &sealed, &result);
     }
     let request = sealed.to_str().expect("UTF-8");
-    let opened = house.open(&result, &["--context", "purpose=tokens", "--result-of", request]);
+    let opened = house.open(
+        &result,
+        &["--context", "purpose=tokens", "--result-of", request],
+    );
     let outcomes = lines(&opened);
     assert_eq!(outcomes.len(), records.len());
     let mut tokens = Vec::new();
     let mut numbers = BTreeSet::new();
     for (record, outcome) in records.iter().zip(&outcomes) {
         assert_eq!(record["id"], outcome["id"]);
-        let expected = record["expect"].as_str().expect("the data says what to expect");
+        let expected = record["expect"]
+            .as_str()
+            .expect("the data says what to expect");
         let found = outcome["error"]["code"].as_str().unwrap_or("ok");
         assert_eq!(found, expected, "{}", record["id"]);
         if expected == "ok" {
-            let digits: String = record["pan"].as_str().expect("a number").chars().filter(char::is_ascii_digit).collect();
+            let digits: String = record["pan"]
+                .as_str()
+                .expect("a number")
+                .chars()
+                .filter(char::is_ascii_digit)
+                .collect();
             assert_eq!(outcome["last4"], digits[digits.len() - 4..]);
-            tokens.push((record["id"].clone(), digits.clone(), json!({ "id": record["id"], "token": outcome["token"] })));
+            tokens.push((
+                record["id"].clone(),
+                digits.clone(),
+                json!({ "id": record["id"], "token": outcome["token"] }),
+            ));
             numbers.insert(digits);
         }
     }
@@ -71,12 +108,21 @@ fn twenty_thousand_records_are_tokenized_and_only_the_second_policy_lets_them_ba
         .expect("what was carried is recorded")
         .flat_map(|entry| std::fs::read(entry.expect("an entry").path()).expect("a file"))
         .collect();
-    assert!(carried.len() > plaintext.len(), "the sealed file and more were carried");
+    assert!(
+        carried.len() > plaintext.len(),
+        "the sealed file and more were carried"
+    );
     assert_eq!(occurring(&carried, &numbers), 0);
-    assert!(occurring(&plaintext, &numbers) > 10_000, "the search finds numbers where they are");
+    assert!(
+        occurring(&plaintext, &numbers) > 10_000,
+        "the search finds numbers where they are"
+    );
 
     // Back again: not through the first policy …
-    let input: Vec<u8> = tokens.iter().flat_map(|(_, _, line)| format!("{line}\n").into_bytes()).collect();
+    let input: Vec<u8> = tokens
+        .iter()
+        .flat_map(|(_, _, line)| format!("{line}\n").into_bytes())
+        .collect();
     let sealed_tokens = house.seal("alias/tokens", &[], &input, "tokens-in.sealed");
     let back = house.path("back.sealed");
     let enclave = house.enclave(&detokenizer, "detokenize", &["--secret", &secret]);
@@ -85,7 +131,10 @@ fn twenty_thousand_records_are_tokenized_and_only_the_second_policy_lets_them_ba
     let expected = &house.measurements(&tokenizer)["PCR0"];
     let found = &house.measurements(&detokenizer)["PCR0"];
     let reason = house.refusal_after(seen);
-    assert!(reason.contains(expected) && reason.contains(found), "{reason}");
+    assert!(
+        reason.contains(expected) && reason.contains(found),
+        "{reason}"
+    );
 
     // … but through a second one that allows it.
     let policy = house.policy(&detokenizer, "token-key-2.json");

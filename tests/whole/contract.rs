@@ -6,9 +6,10 @@ fn house_with_odd_job() -> (House, crate::common::KeyService) {
     let mut house = House::new();
     let service = house.key_service(&[]);
     let more = "[resources]\nmemory_mib = 128\ncpus = 1\n";
-    let manifest = house
-        .manifest(&["/job"], "alias/odd", more)
-        .replace("command = [\"/job\"]", "command = [\"/job\"]\nmax_line_bytes = 65536\ntimeout_seconds = 5");
+    let manifest = house.manifest(&["/job"], "alias/odd", more).replace(
+        "command = [\"/job\"]",
+        "command = [\"/job\"]\nmax_line_bytes = 65536\ntimeout_seconds = 5",
+    );
     let image = house.image("tests/whole/odd-job", &manifest, "odd.eif");
     house.key("alias/odd", &house.policy(&image, "odd.json"));
     (house, service)
@@ -25,13 +26,34 @@ fn every_way_to_break_the_contract_fails_the_whole_call() {
     let result = house.path("result.sealed");
     let many = "{\"n\":1}\n".repeat(5_000);
     for (name, input) in [
-        ("a missing line", "{\"n\":1}\n{\"do\":\"nothing\"}\n{\"n\":2}\n".to_owned()),
-        ("an extra line", "{\"n\":1}\n{\"do\":\"twice\"}\n".to_owned()),
-        ("a line without an end", "{\"n\":1}\n{\"do\":\"half\"}\n".to_owned()),
-        ("an exit code", "{\"n\":1}\n{\"do\":\"exit\",\"code\":3}\n".to_owned()),
-        ("an early end", format!("{{\"n\":1}}\n{{\"do\":\"stop\"}}\n{many}")),
-        ("an exit code after much output", format!("{many}{{\"do\":\"exit\",\"code\":3}}\n")),
-        ("a line too long", "{\"do\":\"long\",\"bytes\":70000}\n".to_owned()),
+        (
+            "a missing line",
+            "{\"n\":1}\n{\"do\":\"nothing\"}\n{\"n\":2}\n".to_owned(),
+        ),
+        (
+            "an extra line",
+            "{\"n\":1}\n{\"do\":\"twice\"}\n".to_owned(),
+        ),
+        (
+            "a line without an end",
+            "{\"n\":1}\n{\"do\":\"half\"}\n".to_owned(),
+        ),
+        (
+            "an exit code",
+            "{\"n\":1}\n{\"do\":\"exit\",\"code\":3}\n".to_owned(),
+        ),
+        (
+            "an early end",
+            format!("{{\"n\":1}}\n{{\"do\":\"stop\"}}\n{many}"),
+        ),
+        (
+            "an exit code after much output",
+            format!("{many}{{\"do\":\"exit\",\"code\":3}}\n"),
+        ),
+        (
+            "a line too long",
+            "{\"do\":\"long\",\"bytes\":70000}\n".to_owned(),
+        ),
         ("no end in time", "{\"do\":\"sleep\"}\n".to_owned()),
     ] {
         let sealed = house.seal("alias/odd", &[], input.as_bytes(), "input.sealed");
@@ -58,23 +80,45 @@ fn nothing_in_is_nothing_out() {
 fn what_a_job_writes_on_stderr_stays_inside() {
     let (house, _service) = house_with_odd_job();
     let result = house.path("result.sealed");
-    let sealed = house.seal("alias/odd", &[], b"{\"do\":\"complain\",\"pan\":\"4111111111111111\"}\n", "input.sealed");
+    let sealed = house.seal(
+        "alias/odd",
+        &[],
+        b"{\"do\":\"complain\",\"pan\":\"4111111111111111\"}\n",
+        "input.sealed",
+    );
     let enclave = enclave(&house);
     house.must_call(enclave.name, &sealed, &result);
-    assert!(!house.console(enclave.name).contains("4111111111111111"), "{}", house.console(enclave.name));
+    assert!(
+        !house.console(enclave.name).contains("4111111111111111"),
+        "{}",
+        house.console(enclave.name)
+    );
 }
 
 #[test]
 fn a_result_is_opened_only_as_what_it_is() {
     let (house, _service) = house_with_odd_job();
     let enclave = enclave(&house);
-    let first = house.seal("alias/odd", &["--context", "run=1"], b"{\"n\":1}\n", "first.sealed");
-    let second = house.seal("alias/odd", &["--context", "run=2"], b"{\"n\":2}\n", "second.sealed");
+    let first = house.seal(
+        "alias/odd",
+        &["--context", "run=1"],
+        b"{\"n\":1}\n",
+        "first.sealed",
+    );
+    let second = house.seal(
+        "alias/odd",
+        &["--context", "run=2"],
+        b"{\"n\":2}\n",
+        "second.sealed",
+    );
     let result = house.path("result.sealed");
     house.must_call(enclave.name, &first, &result);
     let first = first.to_str().expect("UTF-8");
     let second = second.to_str().expect("UTF-8");
-    assert_eq!(house.open(&result, &["--context", "run=1", "--result-of", first]), b"{\"n\":1}\n");
+    assert_eq!(
+        house.open(&result, &["--context", "run=1", "--result-of", first]),
+        b"{\"n\":1}\n"
+    );
     let path = result.to_str().expect("UTF-8");
     let said = house.must_fail(Who::Owner, ["open", "--input", path, "--result-of", second]);
     assert!(said.contains("anchorhold:request"), "{said}");

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use anchorhold_enclave::call::Terms;
@@ -293,6 +293,9 @@ impl Owner {
     }
 }
 
+/// One RSA key for all tests of a program: making one takes its time.
+pub(crate) static RECIPIENT: LazyLock<Recipient> = LazyLock::new(Recipient::generate);
+
 /// An enclave without its init: everything that a call needs.
 pub(crate) struct Bench {
     pub(crate) terms: Arc<Terms<FakeNsm, FakeKeyService>>,
@@ -359,7 +362,7 @@ pub(crate) fn bench(command: &[&str], shape: Shape) -> Bench {
     let keys = Keys::new(
         Arc::new(FakeNsm),
         service,
-        Recipient::generate(),
+        RECIPIENT.clone(),
         KEY.to_owned(),
     );
     let terms = Arc::new(Terms {

@@ -209,9 +209,10 @@ impl Operand {
                 };
                 Wanted::Text(Pattern::parse(value, syntax)?, case)
             }
-            Test::Number(order) => {
-                Wanted::Number(Decimal::parse(value).ok_or_else(|| wrong("a number"))?, order)
-            }
+            Test::Number(order) => Wanted::Number(
+                Decimal::parse(value).ok_or_else(|| wrong("a number"))?,
+                order,
+            ),
             Test::Date(order) => Wanted::Date(
                 date(value).ok_or_else(|| wrong("an ISO 8601 date or seconds since 1970"))?,
                 order,
@@ -426,8 +427,12 @@ impl KeyShape {
                 },
             },
             "aws" => match name {
-                "tagkeys" | "calledvia" | "principalorgpaths" | "principalservicenameslist"
-                | "resourceorgpaths" | "sourceorgpaths" => return Some(Self::Many),
+                "tagkeys"
+                | "calledvia"
+                | "principalorgpaths"
+                | "principalservicenameslist"
+                | "resourceorgpaths"
+                | "sourceorgpaths" => return Some(Self::Many),
                 "calledviafirst"
                 | "calledvialast"
                 | "currenttime"
@@ -633,11 +638,26 @@ mod tests {
             ("NumericGreaterThan", "0.5", "0.25", false),
             ("NumericGreaterThanEquals", "0.5", "0.50", true),
             ("DateEquals", "2025-01-01T00:00:00Z", "1735689600", true),
-            ("DateEquals", "2025-01-01", "2025-01-01T01:00:00+01:00", true),
+            (
+                "DateEquals",
+                "2025-01-01",
+                "2025-01-01T01:00:00+01:00",
+                true,
+            ),
             ("DateNotEquals", "2025-01-01", "2025-01-02", true),
             ("DateLessThan", "2025-01-01", "2024-12-31T23:59:59Z", true),
-            ("DateLessThanEquals", "2025-01-01", "2025-01-01T00:00:01Z", false),
-            ("DateGreaterThan", "2025-01-01", "2025-01-01T00:00:01Z", true),
+            (
+                "DateLessThanEquals",
+                "2025-01-01",
+                "2025-01-01T00:00:01Z",
+                false,
+            ),
+            (
+                "DateGreaterThan",
+                "2025-01-01",
+                "2025-01-01T00:00:01Z",
+                true,
+            ),
             ("DateGreaterThanEquals", "2025-01-01", "nonsense", false),
             ("Bool", "true", "TRUE", true),
             ("Bool", "false", "true", false),
@@ -649,14 +669,33 @@ mod tests {
             ("IpAddress", "127.0.0.1", "::ffff:127.0.0.1", true),
             ("IpAddress", "2001:db8::/32", "2001:db8::1", true),
             ("NotIpAddress", "2001:db8::/32", "2001:db9::1", true),
-            ("ArnLike", "arn:aws:iam::*:user/*", "arn:aws:iam::1:user/a/b:c", true),
-            ("ArnEquals", "arn:aws:iam::1:user/a?", "arn:aws:iam::1:user/ab", true),
-            ("ArnNotLike", "arn:aws:iam::1:user/*", "arn:aws:iam::1:user/a", false),
+            (
+                "ArnLike",
+                "arn:aws:iam::*:user/*",
+                "arn:aws:iam::1:user/a/b:c",
+                true,
+            ),
+            (
+                "ArnEquals",
+                "arn:aws:iam::1:user/a?",
+                "arn:aws:iam::1:user/ab",
+                true,
+            ),
+            (
+                "ArnNotLike",
+                "arn:aws:iam::1:user/*",
+                "arn:aws:iam::1:user/a",
+                false,
+            ),
             ("ArnNotEquals", "arn:aws:iam::1:user/*", "not an arn", true),
             ("stringequalsIFEXISTS", "a", "b", false),
             ("ForAllValues:StringEquals", "a", "a", true),
         ] {
-            assert_eq!(met(operator, &[expected], Some(found)), outcome, "{operator} {found}");
+            assert_eq!(
+                met(operator, &[expected], Some(found)),
+                outcome,
+                "{operator} {found}"
+            );
         }
     }
 
@@ -694,13 +733,37 @@ mod tests {
 
     #[test]
     fn quantifiers_ask_each_or_some_value() {
-        assert!(met_by_many("ForAllValues:StringEquals", &["a", "b"], &["a", "b"]));
-        assert!(!met_by_many("ForAllValues:StringEquals", &["a", "b"], &["a", "c"]));
+        assert!(met_by_many(
+            "ForAllValues:StringEquals",
+            &["a", "b"],
+            &["a", "b"]
+        ));
+        assert!(!met_by_many(
+            "ForAllValues:StringEquals",
+            &["a", "b"],
+            &["a", "c"]
+        ));
         assert!(met_by_many("ForAnyValue:StringEquals", &["a"], &["a", "c"]));
-        assert!(!met_by_many("ForAnyValue:StringEquals", &["a"], &["b", "c"]));
-        assert!(met_by_many("ForAllValues:StringNotEquals", &["x"], &["a", "b"]));
-        assert!(!met_by_many("ForAllValues:StringNotEquals", &["a"], &["a", "b"]));
-        assert!(met_by_many("ForAnyValue:StringNotEquals", &["a"], &["a", "b"]));
+        assert!(!met_by_many(
+            "ForAnyValue:StringEquals",
+            &["a"],
+            &["b", "c"]
+        ));
+        assert!(met_by_many(
+            "ForAllValues:StringNotEquals",
+            &["x"],
+            &["a", "b"]
+        ));
+        assert!(!met_by_many(
+            "ForAllValues:StringNotEquals",
+            &["a"],
+            &["a", "b"]
+        ));
+        assert!(met_by_many(
+            "ForAnyValue:StringNotEquals",
+            &["a"],
+            &["a", "b"]
+        ));
     }
 
     #[test]
@@ -730,7 +793,10 @@ mod tests {
             ("StringEquals", "kms:EncryptionContextKeys", "a"),
             ("StringEquals", "aws:UserAgent", "${aws:username"),
         ] {
-            assert!(parse(operator, key, value).is_err(), "{operator} {key} {value}");
+            assert!(
+                parse(operator, key, value).is_err(),
+                "{operator} {key} {value}"
+            );
         }
         assert!(Condition::parse("StringEquals", "aws:UserAgent", &[], true).is_err());
         assert!(parse("Null", "kms:EncryptionContextKeys", "true").is_ok());

@@ -3,10 +3,10 @@
 //!
 //! Grammar: AWS, "Grammar of the IAM JSON policy language".
 
+use super::Context;
 use super::condition::{Condition, ConditionError};
 use super::pattern::{Case, Pattern, PatternError, Syntax};
 use super::principal::{PrincipalElement, PrincipalName};
-use super::Context;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -134,11 +134,7 @@ struct Selection {
 
 impl Selection {
     fn selects(&self, text: &str, context: &Context, case: Case) -> bool {
-        self.inverted
-            != self
-                .patterns
-                .iter()
-                .any(|p| p.matches(text, context, case))
+        self.inverted != self.patterns.iter().any(|p| p.matches(text, context, case))
     }
 }
 
@@ -321,9 +317,9 @@ impl Reader<'_> {
             (Kind::Identity, None, Some(_)) => Err(self.misplaced("NotPrincipal")),
             (Kind::Key, None, None) => Err(self.missing("Principal")),
             (Kind::Key, Some(_), Some(_)) => Err(self.misplaced("NotPrincipal")),
-            (Kind::Key, Some(value), None) => {
-                Ok(Some(PrincipalElement::Named(self.names("Principal", value)?)))
-            }
+            (Kind::Key, Some(value), None) => Ok(Some(PrincipalElement::Named(
+                self.names("Principal", value)?,
+            ))),
             // "Everyone but …" may be denied, never allowed.
             (Kind::Key, None, Some(_)) if effect == Effect::Allow => {
                 Err(self.misplaced("NotPrincipal"))
@@ -404,12 +400,12 @@ impl Reader<'_> {
                 wildcards: true,
                 variables: self.variables && !is_action,
             };
-            patterns.push(
-                Pattern::parse(&text, syntax).map_err(|source| PolicyError::Pattern {
+            patterns.push(Pattern::parse(&text, syntax).map_err(|source| {
+                PolicyError::Pattern {
                     place: self.place.clone(),
                     source,
-                })?,
-            );
+                }
+            })?);
         }
         Ok(Selection {
             patterns,

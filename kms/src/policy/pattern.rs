@@ -274,7 +274,14 @@ mod tests {
 
     #[test]
     fn what_is_no_variable_is_refused() {
-        for text in ["${", "${}", "${aws}", "${aws:x, y}", "${a b:c}", "x${aws:username"] {
+        for text in [
+            "${",
+            "${}",
+            "${aws}",
+            "${aws:x, y}",
+            "${a b:c}",
+            "x${aws:username",
+        ] {
             assert!(Pattern::parse(text, ALL).is_err(), "{text}");
         }
         let old = Syntax {

@@ -43,10 +43,7 @@ impl Principal {
                     return None;
                 }
                 PrincipalKind::Session {
-                    role: format!(
-                        "arn:{}:iam::{}:role/{role}",
-                        parts.partition, parts.account
-                    ),
+                    role: format!("arn:{}:iam::{}:role/{role}", parts.partition, parts.account),
                 }
             }
             _ => return None,
@@ -164,9 +161,8 @@ impl PrincipalName {
 
     /// Reads an entry under `"Service"`.
     pub(super) fn service(text: &str) -> Option<Self> {
-        let label = |l: &str| {
-            !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-        };
+        let label =
+            |l: &str| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let is_name = text.contains('.') && text.split('.').all(label);
         is_name.then(|| Self::Service(text.to_owned()))
     }
@@ -300,8 +296,7 @@ mod tests {
 
     #[test]
     fn a_session_is_named_by_its_role_and_by_itself() {
-        let who =
-            Principal::from_arn("arn:aws:sts::111122223333:assumed-role/Host/i-01").unwrap();
+        let who = Principal::from_arn("arn:aws:sts::111122223333:assumed-role/Host/i-01").unwrap();
         for (name, naming) in [
             ("arn:aws:iam::111122223333:role/Host", Naming::Itself),
             (

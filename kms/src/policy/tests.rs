@@ -115,7 +115,12 @@ fn a_deny_wins_wherever_it_stands() {
     assert_eq!(decision.outcome(), Outcome::Denied(Source::KeyPolicy));
     assert_eq!(decision.reason(), "statement No denies kms:Decrypt");
     let own_deny = r#"{"Version":"2012-10-17","Statement":{"Effect":"Deny","NotAction":"kms:Encrypt","Resource":"*"}}"#;
-    let decision = ask(ALICE, &context, &key_policy(&names(ALICE)), &identity(own_deny));
+    let decision = ask(
+        ALICE,
+        &context,
+        &key_policy(&names(ALICE)),
+        &identity(own_deny),
+    );
     assert_eq!(decision.outcome(), Outcome::Denied(Source::IdentityPolicy));
 }
 
@@ -153,7 +158,11 @@ fn a_measurement_that_differs_is_named_expected_and_found() {
     context.put("kms:RecipientAttestation:ImageSha384", "ab");
     assert!(ask(ALICE, &context, &policy, &[]).is_allowed());
     let missing = ask(ALICE, &Context::new(), &policy, &[]);
-    assert!(missing.reason().contains("found nothing"), "{}", missing.reason());
+    assert!(
+        missing.reason().contains("found nothing"),
+        "{}",
+        missing.reason()
+    );
 }
 
 #[test]
@@ -219,13 +228,20 @@ fn policies_that_are_not_understood_in_full_are_refused() {
         s(r#""Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"key/1""#),
         s(&format!(r#"{ok},"Condition":[]"#)),
         s(&format!(r#"{ok},"Condition":{{"StringEquals":"x"}}"#)),
-        s(&format!(r#"{ok},"Condition":{{"StringEquals":{{"aws:userid":[]}}}}"#)),
-        s(&format!(r#"{ok},"Condition":{{"StringEquals":{{"aws:userid":{{}}}}}}"#)),
-        s(&format!(r#"{ok},"Condition":{{"StringIs":{{"aws:userid":"x"}}}}"#)),
+        s(&format!(
+            r#"{ok},"Condition":{{"StringEquals":{{"aws:userid":[]}}}}"#
+        )),
+        s(&format!(
+            r#"{ok},"Condition":{{"StringEquals":{{"aws:userid":{{}}}}}}"#
+        )),
+        s(&format!(
+            r#"{ok},"Condition":{{"StringIs":{{"aws:userid":"x"}}}}"#
+        )),
+        format!(r#"{{"Statement":[{{"Sid":"A",{ok}}},{{"Sid":"A",{ok}}}]}}"#),
         format!(
-            r#"{{"Statement":[{{"Sid":"A",{ok}}},{{"Sid":"A",{ok}}}]}}"#
+            r#"{{"Id":"{}","Statement":{{{ok}}}}}"#,
+            "x".repeat(MAX_POLICY_BYTES)
         ),
-        format!(r#"{{"Id":"{}","Statement":{{{ok}}}}}"#, "x".repeat(MAX_POLICY_BYTES)),
     ];
     for text in texts {
         assert!(

@@ -32,7 +32,9 @@ impl Attested {
 
     async fn of(world: World, policy: String) -> Self {
         let key = world.key(Some(policy)).await;
-        let ciphertext = world.ciphertext(&key, PLAINTEXT, pairs(&[("a", "b")])).await;
+        let ciphertext = world
+            .ciphertext(&key, PLAINTEXT, pairs(&[("a", "b")]))
+            .await;
         Self {
             world,
             key,
@@ -72,7 +74,10 @@ async fn the_measured_enclave_gets_an_envelope_and_no_plaintext() {
     assert!(answer.plaintext.is_none());
     assert_eq!(answer.key_id, here.key);
     let envelope = answer.ciphertext_for_recipient.unwrap().0;
-    assert_eq!(recipient_key().open(&envelope).unwrap().as_slice(), PLAINTEXT);
+    assert_eq!(
+        recipient_key().open(&envelope).unwrap().as_slice(),
+        PLAINTEXT
+    );
 
     let request = GenerateDataKeyRequest {
         key_id: here.key.clone(),
@@ -336,7 +341,10 @@ async fn documents_that_cannot_be_used_are_refused_and_never_answered_in_the_ope
     let small_key = include_bytes!("rsa-1024.spki.der");
     for (bytes, words) in [
         (b"garbage".to_vec(), "attestation document refused"),
-        (good[..good.len() - 1].to_vec(), "attestation document refused"),
+        (
+            good[..good.len() - 1].to_vec(),
+            "attestation document refused",
+        ),
         (longer, "attestation document refused"),
         (flipped, "signature"),
         (without_key, "no public key"),

@@ -111,7 +111,11 @@ async fn no_file_holds_plaintext_data_keys_or_the_root_key() {
     let made = world.owner().call(&generate).await.unwrap();
     let data_key = made.plaintext.unwrap();
     let folder = world.folder.path();
-    let root = hex::decode(std::fs::read_to_string(folder.join("root.key")).unwrap().trim());
+    let root = hex::decode(
+        std::fs::read_to_string(folder.join("root.key"))
+            .unwrap()
+            .trim(),
+    );
     let root = root.unwrap();
     let mut secrets = forms(plaintext);
     secrets.extend(forms(data_key.expose()));

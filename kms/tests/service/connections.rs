@@ -49,10 +49,14 @@ async fn slow_headers_and_slow_bodies_are_cut_off() {
 async fn too_many_or_too_long_headers_are_refused() {
     let world = quick(16).await;
     for head in [
-        (0..200).map(|i| format!("X-{i}: a\r\n")).collect::<String>(),
+        (0..200)
+            .map(|i| format!("X-{i}: a\r\n"))
+            .collect::<String>(),
         format!("X-Long: {}\r\n", "a".repeat(100_000)),
     ] {
-        let mut stream = TcpStream::connect(world.running.local_addr()).await.unwrap();
+        let mut stream = TcpStream::connect(world.running.local_addr())
+            .await
+            .unwrap();
         let head = format!("POST / HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 0\r\n\r\n");
         // The service may close before all is written.
         let _ = stream.write_all(head.as_bytes()).await;
@@ -67,7 +71,9 @@ async fn too_many_or_too_long_headers_are_refused() {
 #[tokio::test]
 async fn a_body_without_end_is_bounded() {
     let world = quick(16).await;
-    let mut stream = TcpStream::connect(world.running.local_addr()).await.unwrap();
+    let mut stream = TcpStream::connect(world.running.local_addr())
+        .await
+        .unwrap();
     let head = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let chunk = format!("10000\r\n{}\r\n", "a".repeat(0x10000));

@@ -155,17 +155,17 @@ impl World {
             encryption_context: context,
             ..EncryptRequest::default()
         };
-        self.owner()
-            .call(&request)
-            .await
-            .unwrap()
-            .ciphertext_blob
-            .0
+        self.owner().call(&request).await.unwrap().ciphertext_blob.0
     }
 
     /// An attestation document of now, of an enclave with this PCR0 and public key.
     pub(crate) fn document(&self, pcr0: Pcr, public_key: &[u8]) -> Vec<u8> {
-        document(&self.root, enclave(pcr0), Some(public_key), SystemTime::now())
+        document(
+            &self.root,
+            enclave(pcr0),
+            Some(public_key),
+            SystemTime::now(),
+        )
     }
 }
 

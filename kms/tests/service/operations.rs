@@ -154,7 +154,9 @@ async fn what_was_encrypted_decrypts_by_each_name_of_the_key() {
         "alias/a/b-c_1",
         "arn:aws:kms:us-east-1:111122223333:alias/a/b-c_1",
     ] {
-        let ciphertext = world.ciphertext(name, b"\0plain\xff", context.clone()).await;
+        let ciphertext = world
+            .ciphertext(name, b"\0plain\xff", context.clone())
+            .await;
         for key_id in [None, Some(name.to_owned())] {
             let request = DecryptRequest {
                 encryption_context: context.clone(),

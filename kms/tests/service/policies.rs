@@ -174,8 +174,7 @@ async fn sessions_and_other_accounts_are_judged_as_aws_does() {
     let identity = |arn: &str, id: &str, token: Option<&str>, policies: bool| Identity {
         principal: Principal::from_arn(arn).unwrap(),
         policies: if policies {
-            let text =
-                r#"{"Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}"#;
+            let text = r#"{"Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}"#;
             vec![IdentityPolicy {
                 name: "own".to_owned(),
                 policy: Policy::parse(text, Kind::Identity).unwrap(),

@@ -4,7 +4,9 @@ use crate::{World, pairs, plain_config};
 use anchorhold_kms::config::Transport;
 use anchorhold_kms::{Config, Service, StartError, StateError, StoreError};
 use anchorhold_kms_wire::client::{Client, ClientError, Endpoint, Fixed, Tcp, TlsTrust};
-use anchorhold_kms_wire::shapes::{Blob, CreateAliasRequest, DecryptRequest, GenerateRandomRequest};
+use anchorhold_kms_wire::shapes::{
+    Blob, CreateAliasRequest, DecryptRequest, GenerateRandomRequest,
+};
 use anchorhold_kms_wire::sigv4::Credentials;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use zeroize::Zeroizing;
@@ -128,7 +130,10 @@ async fn the_development_certificates_are_made_once_private_and_good_for_localho
 
     running.shutdown().await;
     for private in ["server.key", "root.key", "store.redb", "audit.ndjson"] {
-        let mode = std::fs::metadata(folder.path().join(private)).unwrap().mode() & 0o777;
+        let mode = std::fs::metadata(folder.path().join(private))
+            .unwrap()
+            .mode()
+            & 0o777;
         assert_eq!(mode, 0o600, "{private}");
     }
     let running = start().await.unwrap();

@@ -136,7 +136,9 @@ pub enum StartError {
         path: String,
     },
     /// The kernel ended the new process because its memory was used up.
-    #[error("{memory_mib} MiB of memory are too little to set the enclave up; give it more: resources.memory_mib in anchorhold.toml, or --memory")]
+    #[error(
+        "{memory_mib} MiB of memory are too little to set the enclave up; give it more: resources.memory_mib in anchorhold.toml, or --memory"
+    )]
     TooLittleMemory {
         /// What it was given.
         memory_mib: u32,

@@ -732,7 +732,10 @@ fn refusals() {
     );
     let error = start_with(folder.path(), entries("echo"), 2, Isolation::Namespaces).unwrap_err();
     assert!(
-        matches!(error, StartError::DoesNotFit { .. } | StartError::TooLittleMemory { .. }),
+        matches!(
+            error,
+            StartError::DoesNotFit { .. } | StartError::TooLittleMemory { .. }
+        ),
         "{error}"
     );
     let script = Entry::new(
@@ -875,7 +878,11 @@ fn reduced() {
         std::fs::read_to_string(entry.path().join("status"))
             .is_ok_and(|status| status.contains("\nUid:\t18") && !status.contains("State:\tZ"))
     };
-    let left = std::fs::read_dir("/proc").unwrap().flatten().filter(mine).count();
+    let left = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(mine)
+        .count();
     assert_eq!(left, 0, "processes of a reduced enclave are left");
 }
 
@@ -898,7 +905,9 @@ fn image() {
     std::fs::write(&program, init).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = folder.path().join("image.eif");
-    let source = anchorhold_images::Source::Program { file: program.clone() };
+    let source = anchorhold_images::Source::Program {
+        file: program.clone(),
+    };
     let options = anchorhold_images::BuildOptions::new(source, program, path.clone());
     let built = anchorhold_images::build(&options, &mut |_| {}).unwrap();
 
@@ -910,13 +919,20 @@ fn image() {
         let console = finish(&mut enclave);
         let answer = hex::decode(console.trim()).unwrap();
         // {"Attestation": {"document": bytes}}: the document follows its name and a length of two bytes.
-        let name = answer.windows(8).position(|window| window == b"document").unwrap();
+        let name = answer
+            .windows(8)
+            .position(|window| window == b"document")
+            .unwrap();
         let document = &answer[name + 8 + 3..];
         let verified = Unverified::parse(document)
             .unwrap()
             .verify(&[root.anchor()], Time::Document)
             .unwrap();
-        let expected = if debug { Pcr::ZERO } else { built.measurements.pcr0 };
+        let expected = if debug {
+            Pcr::ZERO
+        } else {
+            built.measurements.pcr0
+        };
         assert_eq!(verified.pcr(0), Some(expected));
         assert_eq!(verified.is_debug(), debug);
         assert!(verified.module_id().starts_with("i-051b051b051b051b0-enc"));
@@ -924,12 +940,22 @@ fn image() {
 
     // One byte changed: nothing of it runs.
     let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.windows(10).position(|window| window == b"changeable").unwrap();
+    let at = bytes
+        .windows(10)
+        .position(|window| window == b"changeable")
+        .unwrap();
     bytes[at] = b'C';
     std::fs::write(&path, bytes).unwrap();
-    let error = launch(Launch::new(&path, CID, folder.path().join("enclave")), &root).unwrap_err();
+    let error = launch(
+        Launch::new(&path, CID, folder.path().join("enclave")),
+        &root,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("image.eif"), "{error}");
-    assert_eq!(std::fs::read(folder.path().join("enclave/console.log")).unwrap(), b"");
+    assert_eq!(
+        std::fs::read(folder.path().join("enclave/console.log")).unwrap(),
+        b""
+    );
 }
 
 /// A first process that prints the NSM's answer to an attestation request.

@@ -9,18 +9,18 @@ use anchorhold_envelope::{
 use zeroize::Zeroizing;
 
 /// 00 01 02 … 1f
-pub fn key() -> DataKey {
+pub(crate) fn key() -> DataKey {
     DataKey::from_bytes(Zeroizing::new(std::array::from_fn(|index| index as u8)))
 }
 
-pub fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
+pub(crate) fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
     pairs
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect()
 }
 
-pub fn data_key() -> EncryptedDataKey {
+pub(crate) fn data_key() -> EncryptedDataKey {
     EncryptedDataKey {
         provider_id: "aws-kms".to_owned(),
         key_info: "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -29,7 +29,7 @@ pub fn data_key() -> EncryptedDataKey {
     }
 }
 
-pub fn options(suite: Suite, frame_length: u32, context: EncryptionContext) -> SealOptions {
+pub(crate) fn options(suite: Suite, frame_length: u32, context: EncryptionContext) -> SealOptions {
     SealOptions {
         suite,
         frame_length,
@@ -39,7 +39,7 @@ pub fn options(suite: Suite, frame_length: u32, context: EncryptionContext) -> S
 }
 
 /// Seals in pieces of `chunk` bytes.
-pub fn seal_in(
+pub(crate) fn seal_in(
     mut options: SealOptions,
     message_id: [u8; 32],
     plaintext: &[u8],
@@ -61,7 +61,7 @@ pub fn seal_in(
     message
 }
 
-pub fn sealed(suite: Suite, frame_length: u32, plaintext: &[u8]) -> Vec<u8> {
+pub(crate) fn sealed(suite: Suite, frame_length: u32, plaintext: &[u8]) -> Vec<u8> {
     seal_in(
         options(suite, frame_length, context(&[("a", "b")])),
         [7; 32],
@@ -71,7 +71,7 @@ pub fn sealed(suite: Suite, frame_length: u32, plaintext: &[u8]) -> Vec<u8> {
 }
 
 /// Opens in pieces of `chunk` bytes. On failure, what had been released by then comes along.
-pub fn open_in(message: &[u8], chunk: usize) -> Result<(Header, Vec<u8>), (Error, Vec<u8>)> {
+pub(crate) fn open_in(message: &[u8], chunk: usize) -> Result<(Header, Vec<u8>), (Error, Vec<u8>)> {
     let mut out = Vec::new();
     let outcome = (|| {
         let Parse::Complete { header, consumed } = Header::parse(message, &Limits::default())?
@@ -94,7 +94,7 @@ pub fn open_in(message: &[u8], chunk: usize) -> Result<(Header, Vec<u8>), (Error
 }
 
 /// Opens through the reader and writer, in reads of `chunk` bytes.
-pub fn open_stream(message: &[u8], chunk: usize) -> Result<Vec<u8>, Error> {
+pub(crate) fn open_stream(message: &[u8], chunk: usize) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     match anchorhold_envelope::open(Slow(message, chunk), &mut out, &Limits::default(), |_| {
         Ok::<_, Error>(key())
@@ -109,7 +109,7 @@ pub fn open_stream(message: &[u8], chunk: usize) -> Result<Vec<u8>, Error> {
 }
 
 /// A reader that gives at most so many bytes at once.
-pub struct Slow<'a>(pub &'a [u8], pub usize);
+pub(crate) struct Slow<'a>(pub(crate) &'a [u8], pub(crate) usize);
 
 impl std::io::Read for Slow<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -119,7 +119,7 @@ impl std::io::Read for Slow<'_> {
 }
 
 /// How long the header of a message is, its tag included.
-pub fn header_length(message: &[u8]) -> usize {
+pub(crate) fn header_length(message: &[u8]) -> usize {
     match Header::parse(message, &Limits::default()) {
         Ok(Parse::Complete { consumed, .. }) => consumed,
         other => panic!("no header: {other:?}"),

@@ -109,6 +109,12 @@ pub(crate) fn in_child(action: impl FnOnce() -> io::Result<()>) -> io::Result<()
     }
 }
 
+/// Has writes beyond the limit of a file's size fail, rather than end this process.
+pub(crate) fn ignore_too_large_files() {
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Touches `bytes` of new memory.
 pub(crate) fn touch(bytes: usize) {
     let mut memory = vec![0_u8; bytes];

@@ -1,7 +1,10 @@
 //! A job that echoes its lines, and breaks the contract where a line tells it to.
 
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stderr, reason = "what a job writes there must not get out")]
+#![expect(
+    clippy::print_stderr,
+    reason = "what a job writes there must not get out"
+)]
 
 use std::io::{self, BufRead as _, Write as _};
 use std::process::exit;

@@ -1,0 +1,17 @@
+//! How an error is printed: in one line, with its causes.
+
+use std::error::Error;
+
+/// An error and its causes, leaving out causes that its own text repeats.
+pub(crate) fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

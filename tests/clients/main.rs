@@ -1,0 +1,131 @@
+//! Clients written by others, unmodified, over our key service: boto3 and the
+//! AWS Encryption SDK for Python. Set up by `tests/clients/setup DIR`, found in
+//! `ANCHORHOLD_CLIENTS`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use common::{House, Who};
+
+fn python() -> PathBuf {
+    let folder = std::env::var_os("ANCHORHOLD_CLIENTS")
+        .expect("ANCHORHOLD_CLIENTS names the folder that tests/clients/setup made");
+    Path::new(&folder).join("bin/python3")
+}
+
+/// Runs a script with the house's environment; it must succeed.
+fn script<S: AsRef<OsStr>>(house: &House, name: &str, arguments: impl IntoIterator<Item = S>) {
+    let anchorhold = house.command(Who::Owner, [] as [&str; 0]);
+    let output = std::process::Command::new(python())
+        .arg(
+            Path::new(common::WORKSPACE)
+                .join("tests/clients")
+                .join(name),
+        )
+        .args(arguments)
+        .envs(
+            anchorhold
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("AWS_DEFAULT_REGION", "us-east-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .current_dir(house.path("."))
+        .output()
+        .expect("python runs");
+    assert!(
+        output.status.success(),
+        "{name}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A key that the owner alone may use.
+fn owners_key(house: &House) -> String {
+    let policy = serde_json::json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Effect": "Allow",
+            "Principal": { "AWS": Who::Owner.arn() },
+            "Action": "kms:*",
+            "Resource": "*",
+        }],
+    });
+    house.key(
+        "alias/clients",
+        &house.write("policy.json", policy.to_string()),
+    )
+}
+
+#[test]
+fn boto3_uses_every_operation_and_sees_awss_errors() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    script(&house, "kms_boto3.py", [] as [&str; 0]);
+}
+
+#[test]
+fn what_the_encryption_sdk_seals_we_open_and_the_other_way() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    let key = owners_key(&house);
+    // Several frames of the SDK's 4 KiB, and of ours.
+    let plaintext: Vec<u8> = (0..300_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for content in [&plaintext[..], b""] {
+        let input = house.write("input", content);
+        for suite in ["commit", "signed"] {
+            let message = house.path("theirs.sealed");
+            script(
+                &house,
+                "encryption_sdk.py",
+                [
+                    OsStr::new("seal"),
+                    OsStr::new(&key),
+                    OsStr::new(suite),
+                    input.as_os_str(),
+                    message.as_os_str(),
+                ],
+            );
+            assert_eq!(
+                house.open(&message, &["--context", "purpose=interoperation"]),
+                content,
+                "{suite}"
+            );
+
+            let mut options = vec![
+                "--context",
+                "purpose=interoperation",
+                "--context",
+                "zeta=last",
+                "--context",
+                "alpha=ä",
+            ];
+            if suite == "signed" {
+                options.push("--signed");
+            }
+            let ours = house.seal(&key, &options, content, "ours.sealed");
+            let opened = house.path("opened");
+            script(
+                &house,
+                "encryption_sdk.py",
+                [
+                    OsStr::new("open"),
+                    OsStr::new(&key),
+                    ours.as_os_str(),
+                    opened.as_os_str(),
+                ],
+            );
+            assert_eq!(
+                std::fs::read(&opened).expect("the SDK wrote it"),
+                content,
+                "{suite}"
+            );
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `anchorhold verify`: exit code 0 admitted, 1 refused and why, 2 unusable.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::common::{House, Who, shared};
+
+fn verify(house: &House, document: &Path, more: &[&str]) -> (i32, String) {
+    let mut arguments = vec![OsStr::new("verify"), document.as_os_str()];
+    arguments.extend(more.iter().map(OsStr::new));
+    let output = house.run(Who::Owner, arguments);
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output.status.code().expect("an exit code"), said)
+}
+
+#[test]
+fn each_real_document_gets_its_verdict() {
+    let Some(folder) = shared("attestation-documents") else {
+        return;
+    };
+    let index = std::fs::read(folder.join("index.json")).expect("an index");
+    let index: Vec<Value> = serde_json::from_slice(&index).expect("JSON");
+    assert_eq!(index.len(), 12);
+    let house = House::new();
+    for entry in index {
+        let document = folder.join(entry["file"].as_str().expect("a file"));
+        let debug = match entry["verdict_at_its_own_timestamp"].as_str() {
+            Some("accept") => false,
+            Some("debug") => true,
+            other => panic!("verdict {other:?}"),
+        };
+        let archive = ["--at", "document", "--any-image"];
+        let (code, said) = verify(&house, &document, &archive);
+        assert_eq!(code, i32::from(debug), "{}: {said}", entry["file"]);
+        let (code, said) = verify(
+            &house,
+            &document,
+            &["--at", "document", "--any-image", "--allow-debug"],
+        );
+        assert_eq!(code, 0, "{}: {said}", entry["file"]);
+        let (code, said) = verify(
+            &house,
+            &document,
+            &["--at", "now", "--any-image", "--allow-debug"],
+        );
+        assert_eq!(code, 1, "{}: {said}", entry["file"]);
+
+        let bytes = std::fs::read(&document).expect("a document");
+        for text in [
+            hex::encode(&bytes),
+            base64::engine::general_purpose::STANDARD.encode(&bytes),
+        ] {
+            let written = house.write("document.txt", text);
+            assert_eq!(verify(&house, &written, &archive).0, i32::from(debug));
+        }
+        let mut flipped = bytes;
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        let flipped = house.write("flipped.cbor", flipped);
+        assert_ne!(
+            verify(
+                &house,
+                &flipped,
+                &["--at", "document", "--any-image", "--allow-debug"]
+            )
+            .0,
+            0
+        );
+    }
+}
+
+#[test]
+fn what_is_no_document_is_unusable_and_what_is_not_expected_must_be_said() {
+    let house = House::new();
+    let garbage = house.write("garbage", b"no document");
+    let (code, said) = verify(&house, &garbage, &["--at", "now", "--any-image"]);
+    assert_eq!(code, 2, "{said}");
+    let (code, said) = verify(&house, &garbage, &["--at", "now"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("--any-image"), "{said}");
+    let (code, said) = verify(&house, &garbage, &["--at", "yesterday", "--any-image"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("yesterday"), "{said}");
+    let (code, said) = verify(&house, Path::new("absent"), &["--at", "now", "--any-image"]);
+    assert_eq!(code, 2);
+    assert!(said.contains("absent"), "{said}");
+}
+
+#[test]
+fn a_running_enclave_proves_its_image_and_only_under_the_root_that_is_named() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    let manifest = house.manifest(&["/job"], "alias/odd", "");
+    let image = house.image("tests/whole/odd-job", &manifest, "odd.eif");
+    let enclave = house.enclave(&image, "odd", &[]);
+    let document = house.path("document.cbor");
+    let path = document.to_str().expect("UTF-8");
+    house.must(
+        Who::Host,
+        ["attest", enclave.name, "--nonce", "00ff", "-o", path],
+    );
+    let image = image.to_str().expect("UTF-8");
+    let root = house.path("development-root/root.pem");
+    let root = root.to_str().expect("UTF-8");
+    let now = [
+        "--at", "now", "--image", image, "--nonce", "00ff", "--anchor", root,
+    ];
+    let (code, said) = verify(&house, &document, &now);
+    assert_eq!(code, 0, "{said}");
+
+    let (code, said) = verify(&house, &document, &["--at", "now", "--image", image]);
+    assert_eq!(code, 1, "AWS's root did not sign it: {said}");
+    let (code, said) = verify(
+        &house,
+        &document,
+        &[
+            "--at", "now", "--image", image, "--nonce", "00fe", "--anchor", root,
+        ],
+    );
+    assert_eq!(code, 1);
+    assert!(said.contains("nonce"), "{said}");
+    let zero = "00".repeat(48);
+    let (code, said) = verify(
+        &house,
+        &document,
+        &["--at", "now", "--pcr0", &zero, "--anchor", root],
+    );
+    assert_eq!(code, 1);
+    assert!(
+        said.contains(&house.measurements(Path::new(image))["PCR0"]),
+        "{said}"
+    );
+}
