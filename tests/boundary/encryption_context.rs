@@ -13,7 +13,9 @@ fn a_changed_context_opens_nothing() {
     assert_eq!(stage.honest_call(enclave.folder(), &sealed), LINES);
     let honest = SealedParts::parse(&sealed);
     let changes: [fn(&mut SealedParts); 4] = [
-        |message| *message.context.get_mut("run").expect("a pair") = "2".to_owned(),
+        |message| {
+            *message.context.get_mut("run").expect("a pair") = "2".to_owned();
+        },
         |message| drop(message.context.remove("run")),
         |message| {
             drop(

@@ -259,13 +259,13 @@ impl PinnedService {
         }
     }
 
-    /// Answers Decrypt and GenerateDataKey in this manner from now on.
+    /// Answers `Decrypt` and `GenerateDataKey` in this manner from now on.
     pub(crate) fn answers(&self, manner: Manner) {
         *lock(&self.manner) = manner;
         *lock(&self.decrypt_only) = false;
     }
 
-    /// Answers Decrypt in this manner from now on, and GenerateDataKey as it should.
+    /// Answers `Decrypt` in this manner from now on, and `GenerateDataKey` as it should.
     pub(crate) fn answers_decrypt(&self, manner: Manner) {
         self.answers(manner);
         *lock(&self.decrypt_only) = true;

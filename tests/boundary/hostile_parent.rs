@@ -19,7 +19,7 @@ use crate::common::{House, Who};
 use crate::stage;
 
 /// Longest wait for something that must come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a `CONNECT` leads to: given the enclave's end, the target, and a ledger of what is carried.
 type Handler = Arc<dyn Fn(UnixStream, &str, &Ledger) + Send + Sync>;
@@ -145,7 +145,9 @@ impl HostileParent {
         };
         match serving.recv_timeout(PATIENCE) {
             Ok(beat) => assert_eq!(beat, 0xB7),
-            Err(_) => panic!("the enclave does not serve:\n{}", parent.console()),
+            Err(mpsc::RecvTimeoutError::Timeout | mpsc::RecvTimeoutError::Disconnected) => {
+                panic!("the enclave does not serve:\n{}", parent.console())
+            }
         }
         parent
     }

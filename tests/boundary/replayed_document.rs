@@ -23,11 +23,11 @@ fn an_old_document_is_refused() {
     let envelope = answer.ciphertext_for_recipient.expect("an envelope");
     assert_eq!(key.open(&envelope.0).expect("a data key").len(), 32);
 
-    let old = at(now - Duration::from_secs(600));
+    let old = at(now - Duration::from_mins(10));
     let reason = stage.refusal(|| stage.decrypt(&message, Some(old)));
     assert!(reason.contains("s old; at most 300 s"), "{reason}");
     // Nor is one that was made for later.
-    let early = at(now + Duration::from_secs(3600));
+    let early = at(now + Duration::from_hours(1));
     let reason = stage.refusal(|| stage.decrypt(&message, Some(early)));
     assert!(reason.contains("in the future"), "{reason}");
 }
@@ -51,8 +51,7 @@ fn a_fresh_document_brings_the_parent_only_an_envelope_that_it_cannot_open() {
     let envelope = answer.ciphertext_for_recipient.expect("an envelope");
     let own = RecipientKey::generate().expect("a key");
     own.open(&envelope.0)
-        .err()
-        .expect("the parent opened the enclave's envelope");
+        .expect_err("the parent opened the enclave's envelope");
 
     // With a key of the parent's own in its place the document is no longer what the NSM signed.
     let theirs = fresh

@@ -105,10 +105,7 @@ impl Stage {
     }
 
     pub(crate) fn measurements(&self) -> Measurements {
-        Image::open(&self.image)
-            .expect("an image")
-            .measurements()
-            .clone()
+        *Image::open(&self.image).expect("an image").measurements()
     }
 
     /// Asks the key service.
@@ -260,7 +257,7 @@ pub(crate) fn call(folder: &Path, message: &[u8]) -> Result<Vec<u8>, ClientError
     block_on(async {
         let mut result = Vec::new();
         // Far longer than anything here takes, so that what hangs is seen to hang.
-        let client = Client::new(folder).stall_limit(Duration::from_secs(60));
+        let client = Client::new(folder).stall_limit(Duration::from_mins(1));
         client.call(message, &mut result).await?;
         Ok(result)
     })

@@ -28,7 +28,7 @@ fn a_service_that_ignores_the_recipient_is_refused_by_the_enclave() {
         assert_eq!(
             open_from_pinned(&enclave.call(&message).expect("an honest call")),
             LINES
-        )
+        );
     };
     honestly();
     let plaintext = "with a plaintext though a Recipient was named";

@@ -1,10 +1,12 @@
 //! Messages that the AWS Encryption SDK wrote are opened here.
 //!
-//! The constants were made by `aws-encryption-sdk` 4.0.7 from PyPI: `EncryptionSDKClient.encrypt` under a
+//! The constants were made by `aws-encryption-sdk` 4.0.7 from `PyPI`: `EncryptionSDKClient.encrypt` under a
 //! `MasterKey` of provider `aws-kms` whose data key is always 00 01 … 1f and whose encrypted data key is the
-//! text `wrapped data key`, with commitment policy REQUIRE_ENCRYPT_REQUIRE_DECRYPT. `TWO_KEYS` has the
+//! text `wrapped data key`, with commitment policy `REQUIRE_ENCRYPT_REQUIRE_DECRYPT`. `TWO_KEYS` has the
 //! encrypted data key of a `RawMasterKey` (AES-256-GCM) before it. The other direction, this crate's messages
 //! opened by that library, needs Python and is part of the real-clients suite.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by it")]
 
 mod common;
 

@@ -26,6 +26,8 @@ pub enum EnforcedBy {
     ControlGroup,
     /// A resource limit, for each process by itself.
     EachProcess,
+    /// A resource limit for each process, and a look at their sum several times a second.
+    Watch,
     /// A fixed set of processors that the enclave cannot leave.
     Affinity,
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Limits {
         let by = |what: EnforcedBy| match what {
             EnforcedBy::ControlGroup => "control group",
             EnforcedBy::EachProcess => "limit per process",
+            EnforcedBy::Watch => "limit per process, sum watched",
             EnforcedBy::Affinity => "fixed processors",
         };
         write!(
@@ -251,6 +254,62 @@ impl Drop for Groups {
             }
         }
     }
+}
+
+/// How often the sum is looked at where no control group limits it.
+pub(crate) const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Whether the enclave whose first process this is holds more than so many bytes, its files in memory included.
+///
+/// The cheap sum counts twice what forked processes share; only where that is too much, the exact one is taken.
+pub(crate) fn holds_more_than(pid: i32, bytes: u64) -> bool {
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let page = page_size();
+    let processes: Vec<PathBuf> = std::fs::read_dir(root.join("proc"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            entry
+                .file_name()
+                .as_encoded_bytes()
+                .iter()
+                .all(u8::is_ascii_digit)
+        })
+        .map(|entry| entry.path())
+        .collect();
+    // Resident pages less those of files (proc_pid_statm(5)).
+    let cheap = |process: &PathBuf| {
+        let text = std::fs::read_to_string(process.join("statm")).ok()?;
+        let mut numbers = text
+            .split(' ')
+            .skip(1)
+            .map(|number| number.parse::<u64>().unwrap_or(0));
+        let (resident, of_files) = (numbers.next()?, numbers.next()?);
+        Some(resident.saturating_sub(of_files) * page)
+    };
+    let exact = |process: &PathBuf| {
+        let text = std::fs::read_to_string(process.join("smaps_rollup")).ok()?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss_Anon:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+    };
+    let files: u64 = ["", "tmp", "run", "dev/shm"]
+        .into_iter()
+        .filter_map(|mount| nix::sys::statvfs::statvfs(&root.join(mount)).ok())
+        .map(|status| (status.blocks() - status.blocks_free()) * status.fragment_size())
+        .sum();
+    files + processes.iter().filter_map(cheap).sum::<u64>() > bytes
+        && files + processes.iter().filter_map(exact).sum::<u64>() > bytes
+}
+
+fn page_size() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|size| u64::try_from(size).ok())
+        .unwrap_or(4096)
 }
 
 fn write(folder: &Path, file: &str, value: &str) -> bool {

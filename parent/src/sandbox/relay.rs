@@ -32,8 +32,9 @@ struct Side {
 /// One direction of a flow.
 #[derive(Default)]
 struct Direction {
-    /// Read and not yet written.
+    /// Read and not yet written, from `given` on.
     held: Vec<u8>,
+    given: usize,
     /// The source has said that nothing more comes.
     ended: bool,
     /// The end was passed on, or the destination takes nothing more: this direction is over.
@@ -215,10 +216,14 @@ fn carry(
             return Ok(Progress::Idle);
         }
         if !direction.held.is_empty() {
-            match give(to, &direction.held)? {
-                Given::All => direction.held = Vec::new(),
+            let rest = direction.held.get(direction.given..).unwrap_or_default();
+            match give(to, rest)? {
+                Given::All => {
+                    direction.held = Vec::new();
+                    direction.given = 0;
+                }
                 Given::Some(count) => {
-                    direction.held.drain(..count);
+                    direction.given += count;
                     return Ok(Progress::Idle);
                 }
                 Given::Refused => {

@@ -23,7 +23,9 @@ use super::console::{Console, Heard};
 use super::diagnosis;
 use super::filter::{self, FilterOptions};
 use super::host::{Reception, Said};
-use super::limits::{EnforcedBy, Groups, Limits, MOST_PROCESSES, some_processors};
+use super::limits::{
+    EnforcedBy, Groups, Limits, MOST_PROCESSES, WATCH_INTERVAL, holds_more_than, some_processors,
+};
 use super::namespaces::{self, Failure, Identity, Ids, Message, Plan, Step, word};
 use super::notify::{self, Call, Outcome, Threads};
 use super::nsm;
@@ -186,6 +188,9 @@ struct Supervisor {
     warden: Warden,
     groups: Groups,
     _places: Places,
+    /// The bytes that the enclave may hold, where it falls to the supervisor to see to that.
+    watched: Option<u64>,
+    ran_out_of_memory: bool,
     ids: Ids,
     epoll: Epoll,
     calls: OwnedFd,
@@ -426,7 +431,7 @@ impl Supervisor {
         // Should the whole machine run out of memory, the enclave goes before others do.
         let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500");
         groups.take_in(pid);
-        let limits = limits(&groups, order.memory_mib, order.cpus);
+        let limits = limits(&groups, ids, order.memory_mib, order.cpus);
         let mut first = word::GO;
         if !groups.memory {
             first |= word::LIMIT_DATA;
@@ -524,6 +529,8 @@ impl Supervisor {
             warden,
             groups,
             _places: places,
+            watched: (report.limits.memory == EnforcedBy::Watch).then_some(memory),
+            ran_out_of_memory: false,
             ids,
             epoll,
             calls,
@@ -545,6 +552,7 @@ impl Supervisor {
         let mut events = [EpollEvent::empty(); 64];
         let mut paused_until: Option<Instant> = None;
         let mut last_words: Option<(Instant, u64)> = None;
+        let mut looked = Instant::now();
         loop {
             let wait = if self.flows.is_busy() {
                 EpollTimeout::ZERO
@@ -552,6 +560,8 @@ impl Supervisor {
                 EpollTimeout::from(2u8)
             } else if paused_until.is_some() || last_words.is_some() {
                 EpollTimeout::from(50u8)
+            } else if self.watched.is_some() {
+                EpollTimeout::try_from(WATCH_INTERVAL).unwrap_or(EpollTimeout::NONE)
             } else {
                 EpollTimeout::NONE
             };
@@ -609,6 +619,16 @@ impl Supervisor {
                     self.reception.listener(),
                     EpollEvent::new(EpollFlags::EPOLLIN, Token::Host.number()),
                 );
+            }
+            if let Some(most) = self.watched
+                && last_words.is_none()
+                && looked.elapsed() >= WATCH_INTERVAL
+            {
+                looked = Instant::now();
+                if holds_more_than(self.process.cloned.pid, most) {
+                    self.ran_out_of_memory = true;
+                    let _ = process::kill(self.process.cloned.pidfd.as_fd());
+                }
             }
             if let Some((since, carried)) = &mut last_words {
                 if self.flows.len() == 0 || since.elapsed() > LAST_WORDS {
@@ -692,7 +712,7 @@ impl Supervisor {
                 Exit::Signal(signal) => How::Killed(signal),
                 Exit::Unknown => How::Unknown,
             },
-            ran_out_of_memory: self.groups.ran_out_of_memory(),
+            ran_out_of_memory: self.ran_out_of_memory || self.groups.ran_out_of_memory(),
         });
     }
 
@@ -810,7 +830,7 @@ fn device(
     }
 }
 
-fn limits(groups: &Groups, memory_mib: u32, cpus: u32) -> Limits {
+fn limits(groups: &Groups, ids: Ids, memory_mib: u32, cpus: u32) -> Limits {
     let by = |group: bool, otherwise: EnforcedBy| {
         if group {
             EnforcedBy::ControlGroup
@@ -820,7 +840,13 @@ fn limits(groups: &Groups, memory_mib: u32, cpus: u32) -> Limits {
     };
     Limits {
         memory_mib,
-        memory: by(groups.memory, EnforcedBy::EachProcess),
+        memory: by(
+            groups.memory,
+            match ids {
+                Ids::Single | Ids::Range => EnforcedBy::Watch,
+                Ids::Outside(_) => EnforcedBy::EachProcess,
+            },
+        ),
         cpus,
         processors: by(groups.processors, EnforcedBy::Affinity),
         processes: MOST_PROCESSES,

@@ -37,6 +37,7 @@ pub(crate) fn main() {
         "many" => many(),
         "fork-bomb" => fork_bomb(),
         "memory-bomb" => memory_bomb(),
+        "memory-bombs" => memory_bombs(),
         "file-bomb" => file_bomb(),
         "flood" => flood(),
         "sleep" => std::thread::sleep(Duration::from_secs(600)),
@@ -863,6 +864,25 @@ fn memory_bomb() {
         held.push(block);
         assert!(held.len() < 2048, "nothing stopped it");
     }
+}
+
+/// Many processes, each of which stays within what one may have.
+fn memory_bombs() {
+    let children: Vec<_> = (0..16)
+        .map(|_| match sys::fork().unwrap() {
+            None => {
+                let block = vec![1u8; 60 << 20];
+                std::thread::sleep(Duration::from_secs(30));
+                sys::exit(i32::from(block[4096] != 1));
+            }
+            Some(child) => child,
+        })
+        .collect();
+    let failed = children
+        .into_iter()
+        .filter(|child| sys::wait(*child) != 0)
+        .count();
+    std::process::exit(if failed > 0 { 3 } else { 0 });
 }
 
 fn file_bomb() {

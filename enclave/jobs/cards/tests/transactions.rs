@@ -1,7 +1,11 @@
 //! The whole of the real input: every outcome is the expected one, every token turns back, and no card number
 //! gets out.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail by it")]
+#![allow(clippy::print_stderr, reason = "says what was not tested")]
+
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anchorhold_job_cards::card::{CardNumber, Scheme};
@@ -95,7 +99,7 @@ fn keeps_its_promises(input: &str) {
                 _ => assert_eq!(value, &answer[name], "{id}: {name}"),
             }
         }
-        tokens.push_str(&format!("{{\"id\":{id},\"token\":\"{token}\"}}\n"));
+        writeln!(tokens, "{{\"id\":{id},\"token\":\"{token}\"}}").unwrap();
     }
 
     let mut opened = objects(&run(Mode::Detokenize, tokens.as_bytes())).into_iter();

@@ -3,7 +3,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use hyper::body::Frame;
 use hyper::service::service_fn;
@@ -541,10 +540,8 @@ async fn a_service_that_hangs_is_given_up() {
         call: Duration::from_millis(200),
         ..quick()
     });
-    let began = Instant::now();
     let error = random(&client).await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(2));
 
     // One that accepts, and then says nothing of TLS.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
