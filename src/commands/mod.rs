@@ -6,7 +6,7 @@ mod call;
 mod describe;
 mod kms;
 mod logs;
-mod open;
+pub(crate) mod open;
 pub(crate) mod policy;
 mod ps;
 mod run;

@@ -3,16 +3,17 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anchorhold_envelope::{Header, Limits, Parse};
+use anchorhold_envelope::{EncryptionContext, Header, Limits, Parse};
 use anyhow::Context as _;
 use clap::Args;
 
 use crate::files::{Output, input};
-use crate::key_service::{EndpointArguments, OpenRequest, context, open, pair};
+use crate::key_service::{EndpointArguments, OpenRequest, PROVIDER, context, open, pair};
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  \
-    anchorhold open --context purpose=tokens --context anchorhold:kind=result --input tokens.sealed --output tokens.ndjson\n\n\
+    anchorhold open --result-of cards.sealed --context purpose=tokens --input tokens.sealed --output tokens.ndjson\n\n\
+    --result-of is what tells the enclave's answer from something that the host has sealed itself.\n\
     A file is written whole or not at all. Standard output is written as the message is authenticated, \
     frame by frame: it is complete only when the exit code is 0.")]
 pub(crate) struct Arguments {
@@ -24,7 +25,7 @@ pub(crate) struct Arguments {
     /// Demand this pair in the encryption context; may be given several times
     #[arg(long, value_name = "k=v", value_parser = pair)]
     context: Vec<(String, String)>,
-    /// Demand that this is the result of the call whose sealed input is in FILE
+    /// Demand that this is the result of the call whose sealed input is in FILE, under the same key
     #[arg(long, value_name = "FILE")]
     result_of: Option<PathBuf>,
     /// What to open; `-` is standard input
@@ -37,21 +38,16 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut context = context(&arguments.context)?;
+    let mut key = arguments.key.clone();
     if let Some(path) = &arguments.result_of {
-        let header = header(path)?;
-        context.insert("anchorhold:kind".to_owned(), "result".to_owned());
-        context.insert(
-            "anchorhold:request".to_owned(),
-            hex::encode(header.message_id()),
-        );
+        let request = header(path)?;
+        bind_to(&request, &mut context, &mut key)
+            .with_context(|| format!("{} cannot have a result", path.display()))?;
     }
-    let client = arguments.endpoint.client(arguments.key.as_deref())?;
+    let client = arguments.endpoint.client(key.as_deref())?;
     let reader = input(&arguments.input)?;
     let output = Output::create(&arguments.output)?;
-    let request = OpenRequest {
-        context,
-        key: arguments.key.clone(),
-    };
+    let request = OpenRequest { context, key };
     match open(client, request, reader, output).await {
         Ok((_, output)) => output.commit(),
         Err(error) if arguments.output == Path::new("-") => {
@@ -60,6 +56,26 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
         Err(error) => Err(error.context(format!("{} was not written", arguments.output.display()))),
     }
+}
+
+/// Demands the result of the call whose sealed input begins with `request`: its context names the request, and it is
+/// sealed under the request's key. The context alone proves nothing, since the host reads it and may seal under keys of
+/// its own.
+pub(crate) fn bind_to(
+    request: &Header,
+    context: &mut EncryptionContext,
+    key: &mut Option<String>,
+) -> anyhow::Result<()> {
+    context.insert("anchorhold:kind".to_owned(), "result".to_owned());
+    context.insert(
+        "anchorhold:request".to_owned(),
+        hex::encode(request.message_id()),
+    );
+    if key.is_none() {
+        let own = request.data_keys().iter().find(|key| key.provider_id == PROVIDER);
+        *key = Some(own.context("no KMS key encrypted its data key")?.key_info.clone());
+    }
+    Ok(())
 }
 
 /// The header that a sealed file begins with.

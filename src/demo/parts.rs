@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anchorhold_attestation::{Expectations, Time, Unverified};
-use anchorhold_envelope::{DEFAULT_FRAME_LENGTH, EncryptionContext, Suite};
+use anchorhold_envelope::{
+    DEFAULT_FRAME_LENGTH, EncryptionContext, Header, Limits, Parse, Suite,
+};
 use anchorhold_images::{BuildOptions, Measurements, Source};
 use anchorhold_kms::config::{
     DEV_ACCOUNT, DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY, DEV_OWNER_ACCESS_KEY_ID,
@@ -29,7 +31,7 @@ use zeroize::Zeroizing;
 
 use super::audit::Audit;
 use super::narrator::Narrator;
-use crate::commands::{build::init_program, build::static_program, policy::key_policy};
+use crate::commands::{open::bind_to, build::init_program, build::static_program, policy::key_policy};
 use crate::files::BlockingWriter;
 use crate::key_service::{OpenRequest, OwnerClient, SealRequest, open, seal};
 
@@ -412,8 +414,13 @@ impl<'a> Parts<'a> {
         plaintext: &[u8],
     ) -> anyhow::Result<()> {
         let mut context = self.context.clone();
-        context.insert("anchorhold:kind".to_owned(), "result".to_owned());
-        let request = OpenRequest { context, key: None };
+        let mut key = None;
+        let sealed = self.sealed()?;
+        let Parse::Complete { header, .. } = Header::parse(&sealed, &Limits::default())? else {
+            anyhow::bail!("the sealed file has no header")
+        };
+        bind_to(&header, &mut context, &mut key)?;
+        let request = OpenRequest { context, key };
         let message = std::fs::read(self.folder.join("tokens.sealed"))?;
         let (_, opened) = open(
             self.owner()?,

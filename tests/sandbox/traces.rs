@@ -11,6 +11,9 @@ use crate::common::{House, Who};
 /// How long the kernel may take to bury the last process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What stays in the folder of enclaves.
+const KEPT: [&str; 4] = ["console.log", "state.json", "supervisor.log", ".lock"];
+
 /// A process by its number and its start, so that a reused number is another process.
 type Process = (u32, u64);
 
@@ -108,7 +111,7 @@ impl Traces {
         assert!(killed.success());
     }
 
-    /// No process and no control group is left. (Files are: nobody was there to remove them.)
+    /// No process and no namespace is left. (Files and empty control groups may be: nobody was there to remove them.)
     pub fn processes_are_gone(&self) {
         let left = eventually(|| {
             let left = self.left_running();
@@ -119,11 +122,17 @@ impl Traces {
 
     fn left(&self) -> Vec<String> {
         let mut left = self.left_running();
+        left.extend(
+            self.groups
+                .iter()
+                .filter(|group| group.exists())
+                .map(|group| group.display().to_string()),
+        );
         left.extend(sockets_below(&self.folder));
         for file in files_below(&self.folder) {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            // Kept for whoever asks how it ended, until the next of that name.
-            if !["console.log", "state.json"].contains(&name.as_ref()) {
+            // Kept for whoever asks how it ended, until the next of that name; and what keeps two starts apart.
+            if !KEPT.contains(&name.as_ref()) {
                 left.push(file.display().to_string());
             }
         }
@@ -151,12 +160,6 @@ impl Traces {
                 }
             }
         }
-        left.extend(
-            self.groups
-                .iter()
-                .filter(|group| group.exists())
-                .map(|group| group.display().to_string()),
-        );
         left
     }
 }

@@ -7,7 +7,12 @@
 //! place; `seal` and `open` (reader to writer) beside AES-256-GCM between the same reader and writer, as the
 //! copies of those two are not the format's.
 
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss
+)]
 
 use std::hint::black_box;
 use std::io::{self, Read, Write};
@@ -40,11 +45,11 @@ fn main() {
                 &mut Repeated::new(&data, 1),
                 &mut ring,
                 DEFAULT_FRAME_LENGTH,
-            )
+            );
         });
     });
     group.bench_function("open", |b| {
-        b.iter(|| open_once(&mut message.as_slice(), &mut ring))
+        b.iter(|| open_once(&mut message.as_slice(), &mut ring));
     });
     group.finish();
     criterion.final_summary();
@@ -78,7 +83,7 @@ fn ratios() {
             contend(1, &mut || sealer(&data, passes, frame as u32));
             contend(2, &mut || (0..passes).for_each(|_| opener(&message)));
             contend(3, &mut || {
-                raw_stream(&mut Repeated::new(&data, passes), &mut ring, frame)
+                raw_stream(&mut Repeated::new(&data, passes), &mut ring, frame);
             });
             contend(4, &mut || {
                 seal_once(&mut Repeated::new(&data, passes), &mut ring, frame as u32);

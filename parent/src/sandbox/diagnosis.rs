@@ -88,9 +88,10 @@ fn judge(
     apparmor: Option<u64>,
 ) -> Obstacle {
     match (step, errno) {
-        (_, Errno::ENOSYS) => Obstacle::OldKernel,
+        (_, Errno::ENOSYS) | (Some(Step::ProcMount | Step::Filter), Errno::EINVAL) => {
+            Obstacle::OldKernel
+        }
         (Some(Step::ProcMount), Errno::EPERM) => Obstacle::CoveredProc,
-        (Some(Step::ProcMount | Step::Filter), Errno::EINVAL) => Obstacle::OldKernel,
         (None, Errno::EINVAL) => Obstacle::KernelLacksThem,
         (None, Errno::ENOSPC | Errno::EUSERS) => Obstacle::NoneAllowed,
         (

@@ -3,6 +3,10 @@
 //! It decides by the call's number and by register arguments alone, which no other thread can change; it never looks at
 //! memory. It must never let a call pass that makes a socket of another family than Unix or that leaves the sandbox's
 //! namespaces. The runtime inside may stack stricter filters of its own on top (for the job), and none can loosen this one.
+#![expect(
+    clippy::cast_sign_loss,
+    reason = "the kernel takes the same bits for signed and for unsigned numbers"
+)]
 
 use libc::{c_long, sock_filter};
 

@@ -278,7 +278,7 @@ pub(crate) fn holds_more_than(pid: i32, bytes: u64) -> bool {
         })
         .map(|entry| entry.path())
         .collect();
-    // Resident pages less those of files (proc_pid_statm(5)).
+    // Resident pages less those of files (`proc_pid_statm(5)`).
     let cheap = |process: &PathBuf| {
         let text = std::fs::read_to_string(process.join("statm")).ok()?;
         let mut numbers = text
@@ -316,7 +316,7 @@ fn write(folder: &Path, file: &str, value: &str) -> bool {
     std::fs::write(folder.join(file), value).is_ok()
 }
 
-/// The control group hierarchies in `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// The control group hierarchies in `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     mountinfo
         .lines()

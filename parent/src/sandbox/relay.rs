@@ -64,7 +64,7 @@ impl Flow {
 
 /// All flows of one enclave.
 pub(crate) struct Flows {
-    flows: HashMap<u64, Flow>,
+    running: HashMap<u64, Flow>,
     next: u64,
     /// Flows whose turn was over before they were.
     waiting: VecDeque<u64>,
@@ -76,7 +76,7 @@ pub(crate) struct Flows {
 impl Flows {
     pub(crate) fn new() -> Flows {
         Flows {
-            flows: HashMap::new(),
+            running: HashMap::new(),
             next: 0,
             waiting: VecDeque::new(),
             buffer: vec![0; CHUNK],
@@ -85,7 +85,7 @@ impl Flows {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.flows.len()
+        self.running.len()
     }
 
     /// Begins to carry between two connected sockets. `token` makes the number by which `epoll` will name an end.
@@ -124,14 +124,14 @@ impl Flows {
             &flow.host.socket,
             EpollEvent::new(events, token(id, End::Host)),
         )?;
-        self.flows.insert(id, flow);
+        self.running.insert(id, flow);
         self.waiting.push_back(id);
         Ok(())
     }
 
     /// Something happened at an end of this flow.
     pub(crate) fn wake(&mut self, id: u64) {
-        if let Some(flow) = self.flows.get_mut(&id)
+        if let Some(flow) = self.running.get_mut(&id)
             && !flow.scheduled
         {
             flow.scheduled = true;
@@ -155,7 +155,7 @@ impl Flows {
             let Some(id) = self.waiting.pop_front() else {
                 return;
             };
-            let Some(flow) = self.flows.get_mut(&id) else {
+            let Some(flow) = self.running.get_mut(&id) else {
                 continue;
             };
             flow.scheduled = false;
@@ -175,7 +175,7 @@ impl Flows {
             );
             match (outward, inward) {
                 (Ok(_), Ok(_)) if flow.is_over() => {
-                    self.flows.remove(&id);
+                    self.running.remove(&id);
                 }
                 (Ok(Progress::Idle), Ok(Progress::Idle)) => {}
                 (Ok(_), Ok(_)) => {
@@ -184,7 +184,7 @@ impl Flows {
                 }
                 // A broken end breaks the other one: both sockets close, and both peers see it.
                 _ => {
-                    self.flows.remove(&id);
+                    self.running.remove(&id);
                 }
             }
         }
@@ -192,7 +192,7 @@ impl Flows {
 
     /// The enclave is dead: what it sent is still delivered, but nothing will be taken any more.
     pub(crate) fn enclave_ended(&mut self) {
-        for (id, flow) in &mut self.flows {
+        for (id, flow) in &mut self.running {
             flow.inward.over = true;
             flow.inward.held = Vec::new();
             if !flow.scheduled {
@@ -390,7 +390,7 @@ mod tests {
         drop(inside);
         let mut rest = Vec::new();
         outside.read_to_end(&mut rest).unwrap();
-        let refused = (0..1000).find_map(|_| outside.write_all(&[0; 65536]).err());
+        let refused = (0..1000).find_map(|_| outside.write_all(&[0; 8192]).err());
         assert_eq!(
             refused.map(|error| error.kind()),
             Some(std::io::ErrorKind::BrokenPipe)
@@ -406,12 +406,11 @@ mod tests {
         let mut accepted = 0;
         let mut full = 0;
         while full < 20 {
-            match inside.write(&[0; 65536]) {
-                Ok(count) => accepted += count,
-                Err(_) => {
-                    full += 1;
-                    std::thread::sleep(std::time::Duration::from_millis(5));
-                }
+            if let Ok(count) = inside.write(&[0; 8192]) {
+                accepted += count;
+            } else {
+                full += 1;
+                std::thread::sleep(std::time::Duration::from_millis(5));
             }
         }
         assert!(accepted < 4 << 20, "{accepted} bytes were taken");

@@ -41,7 +41,9 @@ use crate::Isolation;
 /// How long what a dead enclave has sent may take to be read.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long the start may take inside the new process, apart from what unpacking takes.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the reception stays closed when this process is out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Unprivileged ids for enclaves, of which systemd's table says that nothing uses them (1,879,048,192 to 2,147,483,647; see
 /// systemd's UIDS-GIDS). Each enclave has 65,536 of them, chosen by its CID.
 const FIRST_OUTSIDE_ID: u32 = 0x7000_0000;
@@ -442,7 +444,7 @@ impl Supervisor {
         nix::sys::socket::setsockopt(
             &control,
             nix::sys::socket::sockopt::ReceiveTimeout,
-            &nix::sys::time::TimeVal::new(START_TIMEOUT.as_secs() as i64, 0),
+            &nix::sys::time::TimeVal::new(START_TIMEOUT.as_secs().cast_signed(), 0),
         )
         .map_err(StartError::Resources)?;
         socket::send_descriptor(control.as_fd(), first, None).map_err(StartError::Resources)?;
@@ -492,9 +494,8 @@ impl Supervisor {
                 StartError::Vanished
             }
         })?;
-        let calls = match socket::receive_descriptor(control.as_fd(), true) {
-            Ok((_, Some(calls))) => calls,
-            _ => return Err(StartError::Vanished),
+        let Ok((_, Some(calls))) = socket::receive_descriptor(control.as_fd(), true) else {
+            return Err(StartError::Vanished);
         };
         seccomp::wake_quickly(calls.as_fd());
         // Nothing of the image has run so far, and nothing does unless the image is what it says.
@@ -521,7 +522,7 @@ impl Supervisor {
             limits,
             missing,
             start: begun.elapsed(),
-            pid: pid as u32,
+            pid: pid.cast_unsigned(),
         };
         let supervisor = Supervisor {
             shared,
@@ -577,28 +578,16 @@ impl Supervisor {
                         self.enclave_ended();
                         last_words = Some((Instant::now(), self.flows.progress()));
                     }
-                    Some(Token::Calls) => self.answer_calls(event.events()),
-                    Some(Token::Host) => {
-                        if self
-                            .reception
-                            .admit(&self.epoll, |id| Token::Client(id).number())
-                            .is_err()
-                        {
-                            // Out of descriptors: try again when some may have come free, instead of asking at once.
-                            let _ = self.epoll.delete(self.reception.listener());
-                            paused_until = Some(Instant::now() + Duration::from_millis(100));
-                        }
+                    Some(Token::Calls) if last_words.is_none() => self.answer_calls(event.events()),
+                    Some(Token::Host) if !self.admit() => {
+                        paused_until = Some(Instant::now() + PAUSE);
                     }
-                    Some(Token::Console) => {
-                        if self.console.listen() == Heard::End {
-                            let _ = self.epoll.delete(self.console.pipe());
-                        }
+                    Some(Token::Console) if self.console.listen() == Heard::End => {
+                        let _ = self.epoll.delete(self.console.pipe());
                     }
-                    Some(Token::Warden) => {
-                        if self.warden.restock().is_err() {
-                            // Killed by somebody. The enclave goes on without new sockets.
-                            let _ = self.epoll.delete(self.warden.line());
-                        }
+                    // Killed by somebody. The enclave goes on without new sockets.
+                    Some(Token::Warden) if self.warden.restock().is_err() => {
+                        let _ = self.epoll.delete(self.warden.line());
                     }
                     Some(Token::Client(id)) => self.receive(id),
                     Some(Token::Flow(id, _)) => self.flows.wake(id),
@@ -640,6 +629,18 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Lets clients in. `false`: this process is out of descriptors, and the reception is closed for a while instead of being
+    /// asked again at once.
+    fn admit(&mut self) -> bool {
+        let admitted = self
+            .reception
+            .admit(&self.epoll, |id| Token::Client(id).number());
+        if admitted.is_err() {
+            let _ = self.epoll.delete(self.reception.listener());
+        }
+        admitted.is_ok()
     }
 
     fn answer_calls(&mut self, events: EpollFlags) {
@@ -817,7 +818,7 @@ fn device(
     if call.notification.number != libc::SYS_ioctl {
         return Err(Errno::ENOSYS);
     }
-    match call.int(1) as u32 {
+    match call.int(1).cast_unsigned() {
         filter::NSM_REQUEST => nsm::answer(call, threads, nsm_device, nsm, SystemTime::now()),
         filter::LOCAL_CID_REQUEST => {
             if !call.is_file(threads, call.int(0), vsock_device)? {
@@ -913,7 +914,7 @@ fn may_mount() -> bool {
     })
 }
 
-/// Gives the new namespace its ids (user_namespaces(7)).
+/// Gives the new namespace its ids (`user_namespaces(7)`).
 fn write_maps(pid: i32, ids: Ids, cid: u32) -> Result<(), StartError> {
     let write = |file: &'static str, text: String| {
         std::fs::write(format!("/proc/{pid}/{file}"), text).map_err(|error| {

@@ -1,5 +1,5 @@
-//! AF_VSOCK for the enclave: the state of its sockets, and an answer to every call on them, as Linux's vsock over virtio gives
-//! it (net/vmw_vsock/af_vsock.c).
+//! `AF_VSOCK` for the enclave: the state of its sockets, and an answer to every call on them, as Linux's vsock over virtio gives
+//! it (`net/vmw_vsock/af_vsock.c`).
 //!
 //! The enclave's sockets are real Unix sockets, so that read, write, poll, shutdown and the rest need no help. They belong to
 //! the enclave's own network namespace. A listening one is bound to a file in a folder of the supervisor, which the enclave
@@ -10,6 +10,11 @@
 //!
 //! It must never do anything that can wait for the enclave: connections are made to sockets of the supervisor's own, accepts
 //! have a timeout that the enclave cannot change, and addresses are read once.
+#![expect(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "the kernel takes the same bits for signed and for unsigned numbers"
+)]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -835,7 +840,7 @@ impl Socket {
             peer: None,
             file: None,
             queue: VecDeque::new(),
-            // The defaults of af_vsock.c: size, least, most.
+            // The defaults of `af_vsock.c`: size, least, most.
             buffer_sizes: [256 * 1024, 128, 256 * 1024],
             connect_timeout,
         }

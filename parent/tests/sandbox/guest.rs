@@ -872,7 +872,7 @@ fn memory_bombs() {
         .map(|_| match sys::fork().unwrap() {
             None => {
                 let block = vec![1u8; 60 << 20];
-                std::thread::sleep(Duration::from_secs(30));
+                std::thread::sleep(Duration::from_secs(10));
                 sys::exit(i32::from(block[4096] != 1));
             }
             Some(child) => child,

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use anchorhold_attestation::Pcr;
@@ -193,8 +194,9 @@ fn start_with(
                 pcr2,
                 ..NsmConfig::default()
             };
-            let root = DevelopmentRoot::generate().unwrap();
-            Ok(Nsm::new(&root, config, SystemTime::now()).unwrap())
+            static ROOT: LazyLock<DevelopmentRoot> =
+                LazyLock::new(|| DevelopmentRoot::generate().unwrap());
+            Ok(Nsm::new(&ROOT, config, SystemTime::now()).unwrap())
         }),
     })
 }

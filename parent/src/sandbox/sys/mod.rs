@@ -4,6 +4,11 @@
 //! Functions marked *child* may run in the copy of this process that `clone` leaves behind, where another thread may have held
 //! the allocator's lock: they neither allocate nor panic, and they go to the kernel directly where the C library would
 //! look at its own list of threads (`setresuid`, `setgroups`).
+#![expect(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "the kernel takes the same bits for signed and for unsigned numbers"
+)]
 
 pub(crate) mod mount;
 pub(crate) mod process;
