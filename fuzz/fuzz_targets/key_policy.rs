@@ -22,7 +22,10 @@ fuzz_target!(|text: &str| {
     context.put("aws:CurrentTime", "2025-01-01T00:00:00Z");
     context.put("kms:RecipientAttestation:ImageSha384", "ab");
     context.put("kms:EncryptionContext:k", "v");
-    context.put_all("kms:EncryptionContextKeys", ["k".to_owned(), "l".to_owned()]);
+    context.put_all(
+        "kms:EncryptionContextKeys",
+        ["k".to_owned(), "l".to_owned()],
+    );
     for arn in [
         "arn:aws:iam::111122223333:user/a",
         "arn:aws:iam::111122223333:root",

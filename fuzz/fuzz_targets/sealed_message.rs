@@ -15,10 +15,15 @@ use libfuzzer_sys::fuzz_target;
 const PLAINTEXT: &[u8] = b"forty bytes of plaintext in small frames";
 
 fuzz_target!(|input: &[u8]| {
-    let Some((first, bytes)) = input.split_first() else { return };
+    let Some((first, bytes)) = input.split_first() else {
+        return;
+    };
     let chunk = usize::from(*first).max(1);
 
-    assert!(opened(bytes, chunk).is_err(), "nobody can make a message without the key");
+    assert!(
+        opened(bytes, chunk).is_err(),
+        "nobody can make a message without the key"
+    );
 
     let good = message();
     let mut changed = good.clone();
@@ -42,19 +47,26 @@ fuzz_target!(|input: &[u8]| {
 
     // The reader finds what the piecewise opener finds.
     let mut out = Vec::new();
-    let streamed = open(changed.as_slice(), &mut out, &Limits::default(), |_| Ok::<_, Error>(key()));
+    let streamed = open(changed.as_slice(), &mut out, &Limits::default(), |_| {
+        Ok::<_, Error>(key())
+    });
     assert_eq!(streamed.is_ok(), changed == good);
 });
 
 fn opened(message: &[u8], chunk: usize) -> Result<Vec<u8>, Error> {
     let Parse::Complete { header, consumed } = Header::parse(message, &Limits::default())? else {
-        return Err(Error::Truncated { missing: "header's end" });
+        return Err(Error::Truncated {
+            missing: "header's end",
+        });
     };
     let mut opener = Opener::new(*header, key())?;
     let mut out = Vec::new();
     for piece in message[consumed..].chunks(chunk) {
         opener.update(piece, &mut out)?;
-        assert!(PLAINTEXT.starts_with(&out), "unproven plaintext was released");
+        assert!(
+            PLAINTEXT.starts_with(&out),
+            "unproven plaintext was released"
+        );
     }
     opener.finish()?;
     Ok(out)
@@ -67,10 +79,15 @@ fn message() -> Vec<u8> {
         ciphertext: vec![1, 2, 3],
     };
     let context = EncryptionContext::from([("a".to_owned(), "b".to_owned())]);
-    let options = SealOptions { frame_length: 16, ..SealOptions::new(context, vec![data_key]) };
+    let options = SealOptions {
+        frame_length: 16,
+        ..SealOptions::new(context, vec![data_key])
+    };
     let (mut sealer, mut message) =
         Sealer::new(options, key(), [7; 32]).expect("these options fit the format");
-    sealer.update(PLAINTEXT, &mut message).expect("these are few frames");
+    sealer
+        .update(PLAINTEXT, &mut message)
+        .expect("these are few frames");
     sealer.finish(&mut message).expect("these are few frames");
     message
 }

@@ -72,8 +72,15 @@ pub(crate) fn bind_to(
         hex::encode(request.message_id()),
     );
     if key.is_none() {
-        let own = request.data_keys().iter().find(|key| key.provider_id == PROVIDER);
-        *key = Some(own.context("no KMS key encrypted its data key")?.key_info.clone());
+        let own = request
+            .data_keys()
+            .iter()
+            .find(|key| key.provider_id == PROVIDER);
+        *key = Some(
+            own.context("no KMS key encrypted its data key")?
+                .key_info
+                .clone(),
+        );
     }
     Ok(())
 }

@@ -8,9 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anchorhold_attestation::{Expectations, Time, Unverified};
-use anchorhold_envelope::{
-    DEFAULT_FRAME_LENGTH, EncryptionContext, Header, Limits, Parse, Suite,
-};
+use anchorhold_envelope::{DEFAULT_FRAME_LENGTH, EncryptionContext, Header, Limits, Parse, Suite};
 use anchorhold_images::{BuildOptions, Measurements, Source};
 use anchorhold_kms::config::{
     DEV_ACCOUNT, DEV_HOST_ACCESS_KEY_ID, DEV_HOST_SECRET_ACCESS_KEY, DEV_OWNER_ACCESS_KEY_ID,
@@ -31,7 +29,9 @@ use zeroize::Zeroizing;
 
 use super::audit::Audit;
 use super::narrator::Narrator;
-use crate::commands::{open::bind_to, build::init_program, build::static_program, policy::key_policy};
+use crate::commands::{
+    build::init_program, build::static_program, open::bind_to, policy::key_policy,
+};
 use crate::files::BlockingWriter;
 use crate::key_service::{OpenRequest, OwnerClient, SealRequest, open, seal};
 

@@ -16,7 +16,7 @@ const LAST_REVIEWED: u32 = 466;
 
 /// The request of the NSM driver, `_IOWR(0x0A, 0, struct { iovec, iovec })`.
 pub(crate) const NSM_REQUEST: u32 = 0xC020_0A00;
-/// `IOCTL_VM_SOCKETS_GET_LOCAL_CID` of linux/vm_sockets.h.
+/// `IOCTL_VM_SOCKETS_GET_LOCAL_CID` of `linux/vm_sockets.h`.
 pub(crate) const LOCAL_CID_REQUEST: u32 = 0x7b9;
 /// The level of vsock's socket options.
 pub(crate) const VSOCK_LEVEL: u32 = libc::AF_VSOCK as u32;

@@ -853,7 +853,7 @@ enum VsockOption {
 }
 
 impl VsockOption {
-    /// The options of linux/vm_sockets.h that a virtio guest has.
+    /// The options of `linux/vm_sockets.h` that a virtio guest has.
     fn of(number: i32) -> Option<VsockOption> {
         match number {
             0..=2 => Some(VsockOption::BufferSize(number as usize)),
@@ -910,7 +910,7 @@ fn read_address(memory: &Memory, address: u64, length: i32) -> Result<(u32, u32)
     parse_address(&bytes)
 }
 
-/// CID and port of a `sockaddr_vm` (linux/vm_sockets.h), refused as `vsock_addr_validate` does.
+/// CID and port of a `sockaddr_vm` (`linux/vm_sockets.h`), refused as `vsock_addr_validate` does.
 fn parse_address(bytes: &[u8; ADDRESS_SIZE]) -> Result<(u32, u32), Errno> {
     let [
         f0,

@@ -37,18 +37,16 @@ pub(crate) fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the pointer and the length describe `cookie`, and both outlive the call.
-    check(
-        unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_COOKIE,
-                (&raw mut cookie).cast(),
-                &raw mut length,
-            )
-        }
-        .into(),
-    )?;
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    check(asked.into())?;
     Ok(cookie)
 }
 
