@@ -37,8 +37,8 @@ use zeroize::Zeroizing;
 /// The longest request body: what the longest document, ciphertext and context need, in base64
 /// and JSON, and more.
 const MAX_BODY_BYTES: usize = 1 << 20;
-const MAX_HEADERS: usize = 64;
-const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Request line and headers together; hyper takes 100 headers at most.
+const MAX_HEADER_BYTES: usize = 32 << 10;
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 /// After this a connection is closed between two requests, so that none is held for ever.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
@@ -318,8 +318,8 @@ impl Connection {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEADER_BYTES)
+            .max_header_size(MAX_HEADER_BYTES)
+            .max_buf_size(2 * MAX_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {

@@ -18,11 +18,9 @@ fn a_changed_context_opens_nothing() {
         },
         |message| drop(message.context.remove("run")),
         |message| {
-            drop(
-                message
-                    .context
-                    .insert("approved".to_owned(), "yes".to_owned()),
-            )
+            message
+                .context
+                .insert("approved".to_owned(), "yes".to_owned());
         },
         |message| message.context.clear(),
     ];

@@ -1,7 +1,7 @@
 //! One file for each lie that a parent can tell. Each shows first that the same set-up works honestly, and then what
 //! answers the lie, by its reason: in the key service's audit log, on the enclave's console or in what the caller is told.
 
-#![expect(clippy::print_stderr, reason = "a failing test shows consoles")]
+#![allow(clippy::print_stderr, reason = "a failing test shows consoles")]
 
 #[path = "../common/mod.rs"]
 mod common;

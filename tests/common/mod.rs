@@ -4,6 +4,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::print_stderr,
     clippy::missing_panics_doc,
     clippy::new_without_default,
     reason = "each suite uses a part of it, as its own module"

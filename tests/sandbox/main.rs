@@ -6,7 +6,9 @@
 
 #![allow(
     clippy::print_stderr,
-    reason = "what could not be shown is said out loud"
+    clippy::unused_self,
+    unreachable_pub,
+    reason = "what could not be shown is said out loud; the stage is shared between modules"
 )]
 
 #[path = "../common/mod.rs"]

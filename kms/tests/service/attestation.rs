@@ -349,7 +349,7 @@ async fn documents_that_cannot_be_used_are_refused_and_never_answered_in_the_ope
         (flipped, "signature"),
         (without_key, "no public key"),
         (world.document(measured(), b"not a key"), "RSA key"),
-        (world.document(measured(), small_key), "1024 bits"),
+        (world.document(measured(), small_key), "RSA key"),
     ] {
         let (message, reason) = here.refused(recipient(bytes), "ValidationException").await;
         assert_eq!(

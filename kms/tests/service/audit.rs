@@ -48,7 +48,8 @@ async fn each_request_has_one_line_in_the_shape_of_cloudtrail() {
     );
     assert_eq!(
         line["anchorhold"]["reason"],
-        "no statement of the key policy allows kms:Encrypt to arn:aws:iam::111122223333:user/host"
+        "statement Enable IAM User Permissions of the key policy leaves kms:Encrypt to the \
+         account's own policies, and no policy of arn:aws:iam::111122223333:user/host allows it"
     );
 }
 

@@ -3,7 +3,9 @@
 //!
 //! As root, each enclave has a range of ids, and reduced isolation is tested as well. As another user (for example
 //! `setpriv --reuid 65534 --regid 65534 --clear-groups <this binary>`), each has a single id.
-#![expect(
+#![allow(
+    clippy::cast_sign_loss,
+    clippy::many_single_char_names,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
