@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let image = Image::open(&arguments.image)
         .with_context(|| format!("cannot measure {}", arguments.image.display()))?;
     let policy = key_policy(
-        &image.measurements(),
+        image.measurements(),
         arguments.principal.as_deref(),
         arguments.owner.as_deref(),
     );

@@ -1,5 +1,12 @@
 //! The key service over real HTTP: as its clients, its attackers and its auditors see it.
 
+#![allow(
+    clippy::format_collect,
+    clippy::unnecessary_wraps,
+    clippy::unwrap_used,
+    reason = "a test stops at the first surprise"
+)]
+
 mod attestation;
 mod audit;
 mod connections;

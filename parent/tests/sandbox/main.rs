@@ -5,6 +5,10 @@
 //! `setpriv --reuid 65534 --regid 65534 --clear-groups <this binary>`), each has a single id.
 #![allow(
     clippy::cast_sign_loss,
+    clippy::items_after_statements,
+    clippy::large_stack_arrays,
+    clippy::semicolon_if_nothing_returned,
+    clippy::unchecked_time_subtraction,
     clippy::many_single_char_names,
     clippy::print_stdout,
     clippy::print_stderr,
