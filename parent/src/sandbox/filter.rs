@@ -276,6 +276,8 @@ pub(crate) fn filter(options: FilterOptions) -> Vec<sock_filter> {
     for timeout in RECEIVE_TIMEOUTS {
         set_option.extend(if_equal(timeout, NOTIFY));
     }
+    // SO_PASSPIDFD would attach a descriptor of the supervisor's process to what it sends.
+    set_option.extend(if_equal(76, ret_error(libc::ENOPROTOOPT)));
     set_option.push(ALLOW);
     program.on(libc::SYS_setsockopt, &set_option);
 
@@ -558,6 +560,7 @@ mod tests {
         assert_eq!(set(40, 0), libc::SECCOMP_RET_USER_NOTIF);
         assert_eq!(set(1, 20), libc::SECCOMP_RET_USER_NOTIF);
         assert_eq!(set(1, 66), libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(set(1, 76), error(libc::ENOPROTOOPT));
         assert_eq!(set(1, 21), libc::SECCOMP_RET_ALLOW);
         assert_eq!(ask(40, 0), libc::SECCOMP_RET_USER_NOTIF);
         assert_eq!(ask(1, 39), libc::SECCOMP_RET_USER_NOTIF);

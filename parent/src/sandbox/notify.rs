@@ -68,9 +68,9 @@ impl Call<'_> {
         seccomp::is_waiting(self.listener, self.notification.id)
     }
 
-    /// Answers, unless the caller no longer waits.
-    pub(crate) fn answer(&self, answer: Answer) {
-        let _ = seccomp::answer(self.listener, self.notification.id, answer);
+    /// Answers. An error means that the caller no longer waits: it was interrupted, or is dead.
+    pub(crate) fn answer(&self, answer: Answer) -> Result<(), Errno> {
+        seccomp::answer(self.listener, self.notification.id, answer)
     }
 
     /// Answers with a descriptor of `file`. An error means that the caller does not have it.

@@ -451,7 +451,7 @@ impl Supervisor {
 
         // While the new process sets itself up.
         let warden =
-            Warden::start(process.cloned.pidfd.as_fd(), ids).map_err(StartError::Resources)?;
+            Warden::start(process.cloned.pidfd.as_fd(), ids, &plan.entries).map_err(StartError::Resources)?;
         let nsm = (order.nsm)();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(StartError::Resources)?;
         let reception = places.reception().map_err(|errno| StartError::Directory {
@@ -670,7 +670,7 @@ impl Supervisor {
                     .unwrap_or_else(Outcome::from),
                 };
                 if let Outcome::Answer(answer) = outcome {
-                    call.answer(answer);
+                    let _ = call.answer(answer);
                 }
             }
             Ok(None) => {}

@@ -72,6 +72,8 @@ struct Socket {
     peer: Option<(u32, u32)>,
     /// The file of a listening socket.
     file: Option<u64>,
+    /// The last call did what it was to do, but its caller was interrupted and will make it again.
+    unreported: bool,
     queue: VecDeque<Queued>,
     buffer_sizes: [u64; 3],
     connect_timeout: [u8; 16],
@@ -245,7 +247,11 @@ impl Vsock {
             return Ok(self.foreign());
         };
         let (cid, port) = read_address(&call.memory()?, call.address(1), call.int(2))?;
-        if self.known(cookie)?.local.is_some() {
+        let known = self.known(cookie)?;
+        if known.local.is_some() {
+            if std::mem::take(&mut known.unreported) {
+                return self.report(call, cookie);
+            }
             return Err(Errno::EINVAL);
         }
         if cid != ANY && cid != self.cid {
@@ -264,7 +270,14 @@ impl Vsock {
         };
         self.ports.insert(port, cookie);
         self.known(cookie)?.local = Some((cid, port));
-        Ok(Outcome::SUCCESS)
+        self.report(call, cookie)
+    }
+
+    /// Answers that the call has succeeded. Where a signal was faster, the caller makes the call again, and must then hear the
+    /// same rather than that it was done before.
+    fn report(&mut self, call: &Call<'_>, cookie: u64) -> Result<Outcome, Errno> {
+        self.known(cookie)?.unreported = call.answer(Answer::Value(0)).is_err();
+        Ok(Outcome::Done)
     }
 
     fn listen(&mut self, call: &Call<'_>, around: &mut Around<'_>) -> Result<Outcome, Errno> {
@@ -296,7 +309,13 @@ impl Vsock {
             return Ok(self.foreign());
         };
         let (cid, port) = read_address(&call.memory()?, call.address(1), call.int(2))?;
-        match self.known(cookie)?.state {
+        let known = self.known(cookie)?;
+        match known.state {
+            State::Connected
+                if known.peer == Some((cid, port)) && std::mem::take(&mut known.unreported) =>
+            {
+                return self.report(call, cookie);
+            }
             State::Connected => return Err(Errno::EISCONN),
             State::Listening => return Err(Errno::EINVAL),
             State::Unconnected => {}
@@ -315,7 +334,7 @@ impl Vsock {
             self.known(cookie)?.local = Some((ANY, port));
         }
         match self.reach_host(&socket, cookie, (cid, port), around) {
-            Ok(()) => Ok(Outcome::SUCCESS),
+            Ok(()) => self.report(call, cookie),
             Err(Errno::EAGAIN) => {
                 self.connects.push(WaitingConnect {
                     notification: call.notification,
@@ -448,13 +467,15 @@ impl Vsock {
         self.sockets.insert(new, socket);
         if call
             .answer_with(accepted.as_fd(), flags & libc::SOCK_CLOEXEC != 0)
-            .is_err()
+            .is_ok()
         {
-            if !call.is_waiting() {
-                return self.put_back(cookie, next.peer_port, accepted);
-            }
-            // It is still there, but has no room for another descriptor.
-            self.put_back(cookie, next.peer_port, accepted)?;
+            return Ok(());
+        }
+        self.sockets.remove(&new);
+        let _ = self.living.delete(&accepted);
+        self.put_back(cookie, next.peer_port, accepted)?;
+        // Either it is gone, or it is still there and has no room for another descriptor.
+        if call.is_waiting() {
             return Err(Errno::EMFILE);
         }
         Ok(())
@@ -682,7 +703,7 @@ impl Vsock {
                     self.accepts.insert(at, waiting);
                     return;
                 }
-                Err(errno) => call.answer(Answer::Error(errno)),
+                Err(errno) => drop(call.answer(Answer::Error(errno))),
             }
         }
     }
@@ -707,10 +728,10 @@ impl Vsock {
                 continue;
             }
             match self.reach_host(&waiting.socket, waiting.cookie, waiting.peer, around) {
-                Ok(()) => call.answer(Answer::Value(0)),
+                Ok(()) => drop(self.report(&call, waiting.cookie)),
                 Err(Errno::EAGAIN) if now < waiting.until => self.connects.push(waiting),
-                Err(Errno::EAGAIN) => call.answer(Answer::Error(Errno::ETIMEDOUT)),
-                Err(errno) => call.answer(Answer::Error(errno)),
+                Err(Errno::EAGAIN) => drop(call.answer(Answer::Error(Errno::ETIMEDOUT))),
+                Err(errno) => drop(call.answer(Answer::Error(errno))),
             }
         }
         for waiting in std::mem::take(&mut self.inbound) {
@@ -839,6 +860,7 @@ impl Socket {
             local: None,
             peer: None,
             file: None,
+            unreported: false,
             queue: VecDeque::new(),
             // The defaults of `af_vsock.c`: size, least, most.
             buffer_sizes: [256 * 1024, 128, 256 * 1024],

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::namespaces::Ids;
+use super::root::Entry;
 use super::sys::process::{self, Cloned};
 use super::sys::socket::{self, Kind};
 
@@ -32,8 +33,13 @@ pub(crate) struct Warden {
 }
 
 impl Warden {
-    /// Starts the warden of the process that `enclave` stands for, whose namespaces must exist already.
-    pub(crate) fn start(enclave: BorrowedFd<'_>, ids: Ids) -> Result<Warden, Errno> {
+    /// Starts the warden of the process that `enclave` stands for, whose namespaces must exist already. What `unneeded` holds
+    /// is dropped from the warden's copy of this process's memory.
+    pub(crate) fn start(
+        enclave: BorrowedFd<'_>,
+        ids: Ids,
+        unneeded: &[Entry],
+    ) -> Result<Warden, Errno> {
         let (line, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::Stream,
@@ -41,7 +47,12 @@ impl Warden {
             SockFlag::SOCK_CLOEXEC,
         )?;
         let (enclave, number) = (enclave.as_raw_fd(), theirs.as_raw_fd());
-        let process = process::clone_process(0, || watch(number, enclave, ids))?;
+        let process = process::clone_process(0, || {
+            for entry in unneeded {
+                process::forget(entry.file().unwrap_or_default());
+            }
+            watch(number, enclave, ids)
+        })?;
         let mut warden = Warden {
             process,
             line,
@@ -184,7 +195,7 @@ mod tests {
         // Without namespaces: the "enclave" is this process itself, whose descriptor is only used for the kill at the end,
         // which a living supervisor never causes.
         let own = process::pidfd_of(std::process::id()).unwrap();
-        let mut warden = Warden::start(own.as_fd(), Ids::Single).unwrap();
+        let mut warden = Warden::start(own.as_fd(), Ids::Single, &[]).unwrap();
         let pid = warden.process.pid;
         // It cannot enter namespaces that it is in already, and says so instead of handing out the host's sockets.
         assert_eq!(warden.socket(Kind::Stream).err(), Some(Errno::ENOBUFS));

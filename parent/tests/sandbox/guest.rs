@@ -300,7 +300,7 @@ fn accepts() {
     };
     // Readiness comes from the kernel, without any help.
     assert_eq!(
-        call(libc::SYS_poll, [&raw mut poll as u64, 1, 10_000, 0, 0, 0]).unwrap(),
+        call(libc::SYS_ppoll, [&raw mut poll as u64, 1, 0, 0, 0, 0]).unwrap(),
         1
     );
     let (mut stream, _) = listener.accept().unwrap();
@@ -409,6 +409,13 @@ fn unix() {
     one.read_exact(&mut [0]).unwrap();
 }
 
+/// A descriptor that is a mere path, which takes no permission to get.
+fn open_path() -> io::Result<i64> {
+    let here = i64::from(libc::AT_FDCWD).cast_unsigned();
+    let path = c"/dev/nsm".as_ptr() as u64;
+    call(libc::SYS_openat, [here, path, libc::O_PATH as u64, 0, 0, 0])
+}
+
 fn nsm_ioctl(fd: i32, message: u64) -> i32 {
     errno(call(
         libc::SYS_ioctl,
@@ -511,10 +518,7 @@ fn nsm() {
         libc::ENOTTY
     );
     assert_eq!(nsm_ioctl(99, message.as_ptr() as u64), libc::EBADF);
-    let path = call(
-        libc::SYS_open,
-        [c"/dev/nsm".as_ptr() as u64, libc::O_PATH as u64, 0, 0, 0, 0],
-    )
+    let path = open_path()
     .unwrap();
     assert_eq!(nsm_ioctl(path as i32, message.as_ptr() as u64), libc::EBADF);
     nsm_exit(fd);
@@ -568,15 +572,7 @@ fn view() {
     println!("descriptors: {descriptors}");
     let mut limit = [0u64; 2];
     call(
-        libc::SYS_getrlimit,
-        [
-            libc::RLIMIT_CORE.into(),
-            limit.as_mut_ptr() as u64,
-            0,
-            0,
-            0,
-            0,
-        ],
+        libc::SYS_prlimit64, [0, libc::RLIMIT_CORE.into(), 0, limit.as_mut_ptr() as u64, 0, 0],
     )
     .unwrap();
     println!("core: {}", limit[0]);
@@ -638,10 +634,7 @@ fn job() {
         libc::EACCES
     );
     assert_eq!(errno(std::fs::File::open("/dev/vsock")), libc::EACCES);
-    let path = call(
-        libc::SYS_open,
-        [c"/dev/nsm".as_ptr() as u64, libc::O_PATH as u64, 0, 0, 0, 0],
-    )
+    let path = open_path()
     .unwrap();
     let message = [0u64; 4];
     assert_eq!(nsm_ioctl(path as i32, message.as_ptr() as u64), libc::EBADF);
@@ -686,12 +679,12 @@ fn race(name: &str) {
         while Instant::now() < stop {
             let vsock = socket(libc::SOCK_STREAM).unwrap();
             let _ = call(
-                libc::SYS_dup2,
+                libc::SYS_dup3,
                 [vsock.as_raw_fd() as u64, number as u64, 0, 0, 0, 0],
             );
             let own = unix();
             let _ = call(
-                libc::SYS_dup2,
+                libc::SYS_dup3,
                 [own.as_raw_fd() as u64, number as u64, 0, 0, 0, 0],
             );
         }

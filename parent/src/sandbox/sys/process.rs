@@ -56,6 +56,26 @@ pub(crate) fn clone_process(
     })
 }
 
+/// *child* Gives this process's copy of some pages back to the kernel: those that lie wholly in `bytes`. They read as zeros from
+/// then on, so that this is only for a cloned process that never looks at them again.
+pub(crate) fn forget(bytes: &[u8]) {
+    const PAGE: usize = 65_536;
+    let start = bytes.as_ptr().addr().next_multiple_of(PAGE);
+    let end = (bytes.as_ptr().addr() + bytes.len()) / PAGE * PAGE;
+    if start >= end {
+        return;
+    }
+    // SAFETY: the range lies inside `bytes` (page-aligned for every page size up to 64 KiB), which is private memory of this
+    // cloned process; nobody in it reads it again, and the process it was cloned from has its own copy.
+    unsafe {
+        libc::madvise(
+            bytes.as_ptr().with_addr(start).cast_mut().cast(),
+            end - start,
+            libc::MADV_DONTNEED,
+        );
+    }
+}
+
 /// *child* Ends the process without running any handler.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions and does not return.
