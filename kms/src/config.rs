@@ -2,7 +2,7 @@
 //!
 //! A configuration file is TOML; paths in it are relative to the file. Unknown keys are errors.
 //! ```toml
-//! state = "/var/lib/anchorhold-kms"      # store.redb, root.key, audit.ndjson
+//! state = "/var/lib/anchorhold-kms"      # store.redb, root.key, root.check, audit.ndjson
 //! region = "us-east-1"                   # the Region that ARNs and signatures name
 //! listen = "127.0.0.1:8443"
 //! # plain_http = true                    # no TLS: on loopback addresses only

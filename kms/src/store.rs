@@ -3,15 +3,15 @@
 //! A change is acknowledged only after it is durable. Key material is encrypted under the root
 //! key; records and aliases carry a MAC under it, so that someone who can write to the file can
 //! neither read a key, nor give it another policy, nor point an alias at another key. (Putting
-//! an older copy of the whole file back is not noticed.) With a wrong root key the file is
-//! opened for reading only, and refused.
+//! an older copy of the whole file back is not noticed.) A wrong root key is refused before the
+//! file is touched.
 //!
 //! Writes go through one thread, which commits whatever has come together in the meantime at
 //! once, so that many clients share one sync of the disk.
 
 use crate::ciphertext::MaterialId;
 use crate::sealing::{NoRandomness, Secret};
-use crate::state::{StateError, rename_durably};
+use crate::state::{StateError, rename_durably, write_file};
 use anchorhold_kms_wire::shapes::{KeySpec, KeyState, KeyUsage, Origin};
 use redb::backends::FileBackend;
 use redb::{
@@ -148,13 +148,17 @@ impl Store {
     /// Opens the store, or makes it where there is none.
     pub(crate) fn open(path: &Path, root: &Secret) -> Result<Self, StoreError> {
         let keys = Keys::of(root);
+        let check_path = path.with_file_name("root.check");
         if path.exists() {
-            check_before_opening(path, &keys)?;
+            check_before_opening(path, &check_path, &keys)?;
         } else {
-            create(path, &keys)?;
+            create(path, &check_path, &keys)?;
         }
         let database = Database::open(path)?;
         check(&database.begin_read()?, path, &keys)?;
+        if !check_path.exists() {
+            write_file(&check_path, &keys.check, 0o600)?;
+        }
         let database = Arc::new(database);
         let (sender, receiver) = mpsc::channel();
         let for_writer = Arc::clone(&database);
@@ -332,8 +336,8 @@ fn commit(database: &Database, batch: Vec<Pending>) {
     let mut answers = Vec::with_capacity(batch.len());
     let write = || -> Result<(), StoreError> {
         let mut transaction = database.begin_write()?;
-        // Two phases, and an allocator that needs no repair: a crash leaves a file that opens as it
-        // is, so that even a wrong root key tried after a crash changes nothing.
+        // Two phases, so that what a caller writes cannot be made to look like a commit; and an
+        // allocator that needs no long repair after a crash.
         transaction.set_quick_repair(true);
         for Pending { change, done } in batch {
             match change(&transaction) {
@@ -364,7 +368,7 @@ fn commit(database: &Database, batch: Vec<Pending>) {
 }
 
 /// Makes the file under another name, so that a store is never there without its check.
-fn create(path: &Path, keys: &Keys) -> Result<(), StoreError> {
+fn create(path: &Path, check_path: &Path, keys: &Keys) -> Result<(), StoreError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -394,11 +398,26 @@ fn create(path: &Path, keys: &Keys) -> Result<(), StoreError> {
     }
     transaction.commit()?;
     database.close()?;
+    write_file(check_path, &keys.check, 0o600)?;
     rename_durably(&temporary, path)?;
     Ok(())
 }
 
-fn check_before_opening(path: &Path, keys: &Keys) -> Result<(), StoreError> {
+/// Refuses a wrong root key without touching the store: opening it after a crash would already
+/// repair it. So the check value stands beside the store, too; what counts in the end is the one
+/// inside.
+fn check_before_opening(path: &Path, check_path: &Path, keys: &Keys) -> Result<(), StoreError> {
+    match std::fs::read(check_path) {
+        Ok(found) if bool::from(found.ct_eq(&keys.check)) => return Ok(()),
+        Ok(_) => return Err(StoreError::WrongRootKey(path.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => {
+            return Err(StoreError::State(StateError::Io {
+                path: check_path.to_owned(),
+                source,
+            }));
+        }
+    }
     match ReadOnlyDatabase::open(path) {
         Ok(database) => check(&database.begin_read()?, path, keys),
         // Only opening for writing repairs it; the check comes right after that.
@@ -559,6 +578,57 @@ mod tests {
         ));
         assert_eq!(std::fs::read(&path).unwrap(), before);
         assert!(Store::open(&path, &root).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_root_key_changes_nothing_after_a_crash_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let root = Secret::random().unwrap();
+        let store = Store::open(&path, &root).unwrap();
+        let key = record("p");
+        store
+            .add_key(key.clone(), &Secret::random().unwrap())
+            .unwrap();
+        // What is on disk while the store is open is what a crash leaves.
+        let crashed = tempfile::tempdir().unwrap();
+        let left = crashed.path().join("store.redb");
+        std::fs::copy(&path, &left).unwrap();
+        std::fs::copy(
+            dir.path().join("root.check"),
+            crashed.path().join("root.check"),
+        )
+        .unwrap();
+        let before = std::fs::read(&left).unwrap();
+        assert!(matches!(
+            Store::open(&left, &Secret::random().unwrap()),
+            Err(StoreError::WrongRootKey(_))
+        ));
+        assert_eq!(std::fs::read(&left).unwrap(), before);
+        let store = Store::open(&left, &root).unwrap();
+        assert!(store.key(key.id).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_check_inside_the_store_counts_and_the_one_beside_it_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let beside = dir.path().join("root.check");
+        let (root, other) = (Secret::random().unwrap(), Secret::random().unwrap());
+        drop(Store::open(&path, &root).unwrap());
+        let right = std::fs::read(&beside).unwrap();
+        std::fs::write(&beside, Keys::of(&other).check).unwrap();
+        assert!(matches!(
+            Store::open(&path, &other),
+            Err(StoreError::WrongRootKey(_))
+        ));
+        std::fs::remove_file(&beside).unwrap();
+        assert!(matches!(
+            Store::open(&path, &other),
+            Err(StoreError::WrongRootKey(_))
+        ));
+        drop(Store::open(&path, &root).unwrap());
+        assert_eq!(std::fs::read(&beside).unwrap(), right);
     }
 
     #[test]

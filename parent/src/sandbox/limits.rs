@@ -131,6 +131,7 @@ impl Groups {
         if !["memory", "cpu", "pids"].into_iter().any(has) {
             return;
         }
+        sweep(own);
         let folder = own.join(name);
         if std::fs::create_dir(&folder).is_err() {
             return;
@@ -174,6 +175,7 @@ impl Groups {
             if std::fs::create_dir(&folder).is_err() {
                 continue;
             }
+            sweep(parent);
             let bytes = (u64::from(memory_mib) << 20).to_string();
             let memory = !self.memory && write(&folder, "memory.max", &bytes);
             if memory {
@@ -240,6 +242,24 @@ impl Groups {
             .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
             .unwrap_or_default()
     }
+}
+
+/// Removes the groups of supervisors that were killed before they could: those whose process is gone. One that still holds
+/// a process is not removed by the kernel.
+fn sweep(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        if supervisor_of(&entry.file_name().to_string_lossy())
+            .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+        {
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// The process in the name of a group: `anchorhold-<pid>-<cid>`.
+fn supervisor_of(group: &str) -> Option<u32> {
+    let (pid, _) = group.strip_prefix("anchorhold-")?.split_once('-')?;
+    pid.parse().ok()
 }
 
 impl Drop for Groups {

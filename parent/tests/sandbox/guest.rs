@@ -518,8 +518,7 @@ fn nsm() {
         libc::ENOTTY
     );
     assert_eq!(nsm_ioctl(99, message.as_ptr() as u64), libc::EBADF);
-    let path = open_path()
-    .unwrap();
+    let path = open_path().unwrap();
     assert_eq!(nsm_ioctl(path as i32, message.as_ptr() as u64), libc::EBADF);
     nsm_exit(fd);
 }
@@ -572,7 +571,15 @@ fn view() {
     println!("descriptors: {descriptors}");
     let mut limit = [0u64; 2];
     call(
-        libc::SYS_prlimit64, [0, libc::RLIMIT_CORE.into(), 0, limit.as_mut_ptr() as u64, 0, 0],
+        libc::SYS_prlimit64,
+        [
+            0,
+            libc::RLIMIT_CORE.into(),
+            0,
+            limit.as_mut_ptr() as u64,
+            0,
+            0,
+        ],
     )
     .unwrap();
     println!("core: {}", limit[0]);
@@ -634,8 +641,7 @@ fn job() {
         libc::EACCES
     );
     assert_eq!(errno(std::fs::File::open("/dev/vsock")), libc::EACCES);
-    let path = open_path()
-    .unwrap();
+    let path = open_path().unwrap();
     let message = [0u64; 4];
     assert_eq!(nsm_ioctl(path as i32, message.as_ptr() as u64), libc::EBADF);
     let own = std::fs::File::create("/tmp/nsm").unwrap();
