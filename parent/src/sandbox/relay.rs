@@ -391,10 +391,11 @@ mod tests {
         let mut rest = Vec::new();
         outside.read_to_end(&mut rest).unwrap();
         let refused = (0..1000).find_map(|_| outside.write_all(&[0; 8192]).err());
-        assert_eq!(
+        // Reset where the relay still held something of what was written.
+        assert!(matches!(
             refused.map(|error| error.kind()),
-            Some(std::io::ErrorKind::BrokenPipe)
-        );
+            Some(std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
+        ));
         drop(outside);
         relay.join().unwrap();
     }
