@@ -67,7 +67,12 @@ pub(crate) enum Fault {
     Indefinite { offset: usize },
     /// A text that is not UTF-8.
     NotUtf8 { offset: usize },
+    /// An item inside more than [`MAX_DEPTH`] others.
+    TooDeep { offset: usize },
 }
+
+/// How deep items that are skipped may be nested.
+pub(crate) const MAX_DEPTH: usize = 8;
 
 /// How many entries a map has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,6 +252,58 @@ impl<'a> Reader<'a> {
             }
             Length::Indefinite => Ok(true),
         }
+    }
+
+    /// One well-formed item of any kind, whatever is in it. Strings have definite lengths, as
+    /// everywhere here; arrays and maps either.
+    pub(crate) fn skip(&mut self) -> Result<(), Fault> {
+        self.skip_within(0)
+    }
+
+    fn skip_within(&mut self, depth: usize) -> Result<(), Fault> {
+        let offset = self.at;
+        if depth > MAX_DEPTH {
+            return Err(Fault::TooDeep { offset });
+        }
+        let head = self.head()?;
+        let items_per_entry = match head.kind {
+            Kind::UnsignedInteger | Kind::NegativeInteger => {
+                return head.argument.map(drop).ok_or(Fault::Indefinite { offset });
+            }
+            Kind::Bytes | Kind::Text => {
+                self.at = offset;
+                return match head.kind {
+                    Kind::Bytes => self.bytes().map(drop),
+                    _ => self.text().map(drop),
+                };
+            }
+            Kind::Null => return Ok(()),
+            Kind::Simple => {
+                // RFC 8949, section 3.3: simple values below 32 have no two-byte form.
+                let two_bytes = self.at - offset == 2;
+                return match head.argument {
+                    Some(value) if !(two_bytes && value < 32) => Ok(()),
+                    _ => Err(Fault::Reserved { offset }),
+                };
+            }
+            Kind::Break => return Err(Fault::Reserved { offset }),
+            Kind::Tag => {
+                head.argument.ok_or(Fault::Indefinite { offset })?;
+                return self.skip_within(depth + 1);
+            }
+            Kind::Array => 1,
+            Kind::Map => 2,
+        };
+        let length = head.argument.map_or(Length::Indefinite, Length::Definite);
+        let mut read = 0;
+        // Each turn takes at least one byte, so that a false count ends with the input.
+        while self.more(length, read)? {
+            read += 1;
+            for _ in 0..items_per_entry {
+                self.skip_within(depth + 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// The number of the tag that comes next, if one does.

@@ -5,9 +5,13 @@
 //! in an error.
 
 use core::fmt;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
+    TrustAnchor, UnixTime, alg_id,
+};
 use sha2::{Digest, Sha256};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_cert::Certificate;
@@ -17,7 +21,7 @@ use x509_cert::ext::pkix::{self, BasicConstraints};
 
 use crate::anchor::Anchor;
 use crate::document::Document;
-use crate::engine::Engine;
+use crate::engine::{Engine, LeafKey};
 
 /// RFC 5480, section 2.1.1: `id-ecPublicKey` and `secp384r1`.
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -123,6 +127,19 @@ pub enum ChainError {
         /// Which.
         position: CertificatePosition,
     },
+    /// A CA in the leaf's place: it may issue certificates, and so signs no documents.
+    #[error("the leaf certificate is that of a CA (basic constraints)")]
+    LeafIsCa,
+    /// More certificates below an issuer than its path length allows.
+    #[error("{position} may have {allowed} issuers below it (path length), and has {found}")]
+    PathLength {
+        /// Which.
+        position: CertificatePosition,
+        /// Its constraint.
+        allowed: u8,
+        /// The issuers between it and the leaf.
+        found: usize,
+    },
     /// A key used for what it is not for, or not said to be for.
     #[error("the key usage of {position} does not include {needed}")]
     KeyUsage {
@@ -131,21 +148,79 @@ pub enum ChainError {
         /// What its key was used for.
         needed: &'static str,
     },
-    /// Path validation refused: a signature, a path length, a critical extension, …
+    /// A certificate that was not signed by the key of its issuer, or was changed afterwards.
+    #[error("the signature on {position} is not by its issuer's key")]
+    Signature {
+        /// Which.
+        position: CertificatePosition,
+    },
+    /// Path validation refused otherwise: a critical extension that is unknown, a name constraint,
+    /// an algorithm, …
     #[error("the certificate chain is not valid: {0}")]
     Path(String),
 }
 
+impl ChainError {
+    /// The refusal's stable name, as the conformance corpus has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ChainError::NoAnchors => "no-anchors",
+            ChainError::Malformed { .. } => "malformed-certificate",
+            ChainError::NotP384 { .. } => "not-p384",
+            ChainError::OutOfOrder { .. } => "out-of-order",
+            ChainError::Repeated { .. } => "repeated-certificate",
+            ChainError::UnknownRoot { .. } => "unknown-root",
+            ChainError::Expired { .. } => "expired",
+            ChainError::NotYetValid { .. } => "not-yet-valid",
+            ChainError::NotCa { .. } => "not-a-ca",
+            ChainError::LeafIsCa => "leaf-is-a-ca",
+            ChainError::PathLength { .. } => "path-length",
+            ChainError::KeyUsage { .. } => "key-usage",
+            ChainError::Signature { .. } => "certificate-signature",
+            ChainError::Path(_) => "path",
+        }
+    }
+}
+
 /// What is known of a chain once it was verified.
-pub(crate) struct Verified {
+#[derive(Debug, Clone)]
+pub(crate) struct VerifiedChain {
     /// The leaf's public key.
-    pub(crate) leaf_point: Vec<u8>,
+    pub(crate) leaf_key: LeafKey,
     /// SHA-256 of the anchor that the chain leads to.
     pub(crate) anchor_fingerprint: [u8; 32],
-    pub(crate) leaf_not_before: Duration,
-    pub(crate) leaf_not_after: Duration,
-    /// The first end of validity among leaf and issuers.
-    pub(crate) not_after: Duration,
+    pub(crate) leaf_validity: Validity,
+    /// When leaf, issuers and anchor are all valid. A chain that was verified for one instant of it
+    /// is valid at all others.
+    pub(crate) validity: Validity,
+}
+
+/// The seconds (since 1970) at which a certificate is valid. Both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) not_before: u64,
+    pub(crate) not_after: u64,
+}
+
+impl Validity {
+    fn of(certificate: &Certificate) -> Validity {
+        let validity = certificate.tbs_certificate().validity();
+        Validity {
+            not_before: validity.not_before.to_unix_duration().as_secs(),
+            not_after: validity.not_after.to_unix_duration().as_secs(),
+        }
+    }
+
+    fn and(self, other: Validity) -> Validity {
+        Validity {
+            not_before: self.not_before.max(other.not_before),
+            not_after: self.not_after.min(other.not_after),
+        }
+    }
+
+    pub(crate) fn contains(self, second: u64) -> bool {
+        (self.not_before..=self.not_after).contains(&second)
+    }
 }
 
 struct Link {
@@ -153,13 +228,13 @@ struct Link {
     certificate: Certificate,
 }
 
-/// Verifies leaf and `cabundle[1..]` up to one of the anchors, as of `at` (since 1970).
+/// Verifies leaf and `cabundle[1..]` up to one of the anchors, as of the second `at` (since 1970).
 pub(crate) fn verify(
     document: &Document,
     anchors: &[Anchor],
-    at: Duration,
+    at: u64,
     engine: Engine,
-) -> Result<Verified, ChainError> {
+) -> Result<VerifiedChain, ChainError> {
     if anchors.is_empty() {
         return Err(ChainError::NoAnchors);
     }
@@ -172,18 +247,50 @@ pub(crate) fn verify(
     let leaf = read(CertificatePosition::Leaf, document.certificate())?;
     let anchors = anchors_above(document, issuers.first().unwrap_or(&leaf), anchors)?;
     check_order(&issuers, &leaf)?;
-    let mut not_after = Duration::MAX;
-    for link in issuers.iter().chain([&leaf]) {
-        not_after = not_after.min(check_validity(link.position, &link.certificate, at)?);
+    let mut validity = check_validity(&leaf.certificate, leaf.position, at)?;
+    for issuer in &issuers {
+        validity = validity.and(check_validity(&issuer.certificate, issuer.position, at)?);
+        check_issuer(issuer)?;
     }
-    for link in &issuers {
-        check_issuer(link)?;
+    check_leaf(&leaf)?;
+    for (index, issuer) in issuers.iter().enumerate() {
+        let below = issuers.len() - index - 1;
+        check_path_length(&issuer.certificate, issuer.position, below)?;
     }
-    check_leaf_usage(&leaf)?;
     for anchor in &anchors {
-        check_validity(CertificatePosition::Anchor, anchor.certificate(), at)?;
+        check_validity(anchor.certificate(), CertificatePosition::Anchor, at)?;
+        check_path_length(
+            anchor.certificate(),
+            CertificatePosition::Anchor,
+            issuers.len(),
+        )?;
     }
 
+    let anchor = check_path(document, &anchors, &issuers, at, engine)?;
+    let tbs = leaf.certificate.tbs_certificate();
+    let leaf_point = tbs
+        .subject_public_key_info()
+        .subject_public_key
+        .as_bytes()
+        .unwrap_or_default();
+    Ok(VerifiedChain {
+        leaf_key: engine.key(leaf_point).ok_or(ChainError::NotP384 {
+            position: CertificatePosition::Leaf,
+        })?,
+        anchor_fingerprint: anchor.fingerprint(),
+        leaf_validity: Validity::of(&leaf.certificate),
+        validity: validity.and(Validity::of(anchor.certificate())),
+    })
+}
+
+/// RFC 5280's path validation, signatures included, which returns the anchor that the path ends at.
+fn check_path<'a>(
+    document: &Document,
+    anchors: &[&'a Anchor],
+    issuers: &[Link],
+    at: u64,
+    engine: Engine,
+) -> Result<&'a Anchor, ChainError> {
     let trust: Vec<TrustAnchor<'_>> = anchors
         .iter()
         .map(|anchor| anchor.trust().clone())
@@ -193,14 +300,18 @@ pub(crate) fn verify(
         .skip(1)
         .map(CertificateDer::from)
         .collect();
-    let leaf_der = CertificateDer::from(document.certificate());
-    let end_entity = EndEntityCert::try_from(&leaf_der).map_err(|error| path(&error))?;
+    let leaf = CertificateDer::from(document.certificate());
+    let end_entity = EndEntityCert::try_from(&leaf).map_err(|error| path(&error))?;
+    let signatures = Signatures {
+        engine,
+        refused: Mutex::new(None),
+    };
     let verified = end_entity
         .verify_for_usage(
-            &[engine.for_certificates()],
+            &[&signatures],
             &trust,
             &between,
-            UnixTime::since_unix_epoch(at),
+            UnixTime::since_unix_epoch(Duration::from_secs(at)),
             // Attestation leaves have no extended key usage; one that forbids proving an identity
             // is refused.
             KeyUsage::client_auth(),
@@ -208,34 +319,82 @@ pub(crate) fn verify(
             None,
         )
         .map_err(|error| match error {
-            webpki::Error::UnknownIssuer => unknown_root(document, &anchors),
+            webpki::Error::UnknownIssuer => unknown_root(document, anchors),
+            webpki::Error::InvalidSignatureForPublicKey => ChainError::Signature {
+                position: signatures.position_refused(&between, issuers),
+            },
             other => path(&other),
         })?;
-    // The order was checked by name above, so that a path which skips a certificate or takes
+    // The order was checked by name before, so that a path which skips a certificate or takes
     // another one means that the bundle holds more than its chain.
     if verified.intermediate_certificates().count() != between.len() {
         return Err(ChainError::OutOfOrder {
             position: CertificatePosition::Leaf,
         });
     }
-    let anchor = anchors
+    anchors
         .iter()
         .find(|anchor| anchor.trust() == verified.anchor())
-        .ok_or_else(|| unknown_root(document, &anchors))?;
+        .copied()
+        .ok_or_else(|| unknown_root(document, anchors))
+}
 
-    let tbs = leaf.certificate.tbs_certificate();
-    Ok(Verified {
-        leaf_point: tbs
-            .subject_public_key_info()
-            .subject_public_key
-            .as_bytes()
-            .unwrap_or_default()
-            .to_vec(),
-        anchor_fingerprint: anchor.fingerprint(),
-        leaf_not_before: tbs.validity().not_before.to_unix_duration(),
-        leaf_not_after: tbs.validity().not_after.to_unix_duration(),
-        not_after,
-    })
+/// The engine in the shape that path validation asks for. Remembers which certificate it refused.
+#[derive(Debug)]
+struct Signatures {
+    engine: Engine,
+    /// The signed part of the certificate that was refused last.
+    refused: Mutex<Option<Vec<u8>>>,
+}
+
+impl Signatures {
+    fn position_refused(
+        &self,
+        between: &[CertificateDer<'_>],
+        issuers: &[Link],
+    ) -> CertificatePosition {
+        let refused = self
+            .refused
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        between
+            .iter()
+            .zip(issuers)
+            .find(|(der, _)| {
+                // `SEQUENCE`, its length in two bytes for anything that holds a P-384 key, then
+                // the signed part.
+                refused
+                    .as_ref()
+                    .is_some_and(|refused| der.get(4..).is_some_and(|der| der.starts_with(refused)))
+            })
+            .map_or(CertificatePosition::Leaf, |(_, link)| link.position)
+    }
+}
+
+impl SignatureVerificationAlgorithm for Signatures {
+    fn verify_signature(
+        &self,
+        point: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), InvalidSignature> {
+        if self.engine.verifies_certificate(point, message, signature) {
+            return Ok(());
+        }
+        *self
+            .refused
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(message.to_vec());
+        Err(InvalidSignature)
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::ECDSA_P384
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::ECDSA_SHA384
+    }
 }
 
 fn path(error: &webpki::Error) -> ChainError {
@@ -254,10 +413,7 @@ fn read(position: CertificatePosition, der: &[u8]) -> Result<Link, ChainError> {
     })
 }
 
-fn unknown_root<'a>(
-    document: &Document,
-    anchors: impl IntoIterator<Item = &'a &'a Anchor>,
-) -> ChainError {
+fn unknown_root(document: &Document, anchors: &[&Anchor]) -> ChainError {
     ChainError::UnknownRoot {
         claimed: document
             .cabundle()
@@ -265,7 +421,7 @@ fn unknown_root<'a>(
             .map(|root| hex::encode(Sha256::digest(root)))
             .unwrap_or_default(),
         trusted: anchors
-            .into_iter()
+            .iter()
             .map(|anchor| hex::encode(anchor.fingerprint()))
             .collect(),
     }
@@ -309,32 +465,28 @@ fn check_order(issuers: &[Link], leaf: &Link) -> Result<(), ChainError> {
     Ok(())
 }
 
-/// Returns the end of the certificate's validity.
+/// Returns the certificate's validity, which contains the second `at`.
 fn check_validity(
-    position: CertificatePosition,
     certificate: &Certificate,
-    at: Duration,
-) -> Result<Duration, ChainError> {
-    let validity = certificate.tbs_certificate().validity();
-    let not_before = validity.not_before.to_unix_duration();
-    let not_after = validity.not_after.to_unix_duration();
-    // Certificates speak in whole seconds, and both ends belong to the validity.
-    let at = at.as_secs();
-    if at < not_before.as_secs() {
+    position: CertificatePosition,
+    at: u64,
+) -> Result<Validity, ChainError> {
+    let validity = Validity::of(certificate);
+    if at < validity.not_before {
         return Err(ChainError::NotYetValid {
             position,
-            not_before: not_before.as_secs(),
+            not_before: validity.not_before,
             at,
         });
     }
-    if at > not_after.as_secs() {
+    if at > validity.not_after {
         return Err(ChainError::Expired {
             position,
-            not_after: not_after.as_secs(),
+            not_after: validity.not_after,
             at,
         });
     }
-    Ok(not_after)
+    Ok(validity)
 }
 
 pub(crate) fn check_p384(certificate: &Certificate) -> Result<(), ()> {
@@ -398,9 +550,33 @@ fn check_issuer(link: &Link) -> Result<(), ChainError> {
     })
 }
 
-/// A leaf's key must be for signatures, and say so, as all of AWS's do.
-fn check_leaf_usage(leaf: &Link) -> Result<(), ChainError> {
+/// RFC 5280, section 6.1.4 (l) and (m). The anchor's own constraint, which path validation proper
+/// leaves out, counts too: whoever made the root meant it.
+fn check_path_length(
+    certificate: &Certificate,
+    position: CertificatePosition,
+    issuers_below: usize,
+) -> Result<(), ChainError> {
+    let constraints = extension::<BasicConstraints>(certificate)
+        .map_err(|reason| ChainError::Malformed { position, reason })?;
+    match constraints.and_then(|constraints| constraints.path_len_constraint) {
+        Some(allowed) if issuers_below > usize::from(allowed) => Err(ChainError::PathLength {
+            position,
+            allowed,
+            found: issuers_below,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A leaf is no CA, and its key must be for signatures, and say so, as all of AWS's do.
+fn check_leaf(leaf: &Link) -> Result<(), ChainError> {
     let position = leaf.position;
+    let constraints = extension::<BasicConstraints>(&leaf.certificate)
+        .map_err(|reason| ChainError::Malformed { position, reason })?;
+    if constraints.is_some_and(|constraints| constraints.ca) {
+        return Err(ChainError::LeafIsCa);
+    }
     let usage = extension::<pkix::KeyUsage>(&leaf.certificate)
         .map_err(|reason| ChainError::Malformed { position, reason })?;
     if usage.is_some_and(|usage| usage.digital_signature()) {

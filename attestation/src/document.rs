@@ -15,12 +15,12 @@
 
 use core::fmt;
 use core::ops::Range;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::cbor::{Fault, Kind, Length, Reader};
+use crate::cbor::{Fault, Kind, Length, MAX_DEPTH, Reader};
 use crate::pcr::{PCR_BYTES, PCR_COUNT, Pcr};
 
 /// The longest input that is looked at: an NSM's answer, document and framing, has at most
@@ -195,6 +195,12 @@ pub enum ParseError {
         /// Where it is.
         offset: usize,
     },
+    /// The value of an unknown key that is nested too deeply to be skipped.
+    #[error("payload: the value at offset {offset} is nested more than {MAX_DEPTH} deep")]
+    TooDeep {
+        /// Where the innermost item that was looked at begins.
+        offset: usize,
+    },
     /// A tag other than 18.
     #[error("tag {found} at offset {offset}; only COSE_Sign1's tag 18 may stand before a document")]
     Tag {
@@ -252,11 +258,21 @@ pub enum ParseError {
         /// Where the second begins.
         offset: usize,
     },
+    /// An unknown key that was there before, where unknown keys are allowed.
+    #[error("payload: key {key:?} given again at offset {offset}")]
+    DuplicateUnknown {
+        /// Where the second is.
+        offset: usize,
+        /// The key, shortened.
+        key: String,
+    },
     /// A key that is not there.
-    #[error("{field}: missing")]
+    #[error("{field}: missing in the payload at offset {offset}")]
     Missing {
         /// What is missing.
         field: Field,
+        /// Where the payload's content begins.
+        offset: usize,
     },
     /// A document of a `NitroTPM`: signed under the same root, but about an ordinary instance,
     /// whose operator can log in.
@@ -348,6 +364,99 @@ impl ParseError {
         }
     }
 
+    /// The refusal's stable name, as the conformance corpus has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ParseError::TooLong { .. } => "too-long",
+            ParseError::Truncated { .. } => "truncated",
+            ParseError::Trailing { .. } => "trailing-bytes",
+            ParseError::WrongKind { .. } => "wrong-type",
+            ParseError::Reserved { .. } => "not-cbor",
+            ParseError::NotShortest { .. } => "not-shortest",
+            ParseError::Indefinite { .. } => "indefinite-length",
+            ParseError::NotUtf8 { .. } => "not-utf8",
+            ParseError::TooDeep { .. } => "too-deep",
+            ParseError::Tag { .. } => "wrong-tag",
+            ParseError::EnvelopeLength { .. } => "envelope-length",
+            ParseError::Protected { .. } => "protected-header",
+            ParseError::UnprotectedNotEmpty { .. } => "unprotected-header",
+            ParseError::SignatureLength { .. } => "signature-length",
+            ParseError::UnknownKey { .. } => "unknown-key",
+            ParseError::Duplicate { .. } | ParseError::DuplicateUnknown { .. } => "duplicate-key",
+            ParseError::Missing { .. } => "missing-field",
+            ParseError::NitroTpm { .. } => "nitrotpm",
+            ParseError::ModuleIdCharacters { .. } => "module-id-characters",
+            ParseError::DigestAlgorithm { .. } => "digest-algorithm",
+            ParseError::TimestampRange { .. } => "timestamp-range",
+            ParseError::PcrIndex { .. } => "pcr-index",
+            ParseError::PcrLength { .. } => "pcr-length",
+            ParseError::Length { .. } => "wrong-length",
+        }
+    }
+
+    /// Where in the input the fault lies, in bytes from its start; for an input that is too long,
+    /// the first byte beyond what is allowed.
+    pub fn offset(&self) -> usize {
+        match *self {
+            ParseError::TooLong { .. } => MAX_DOCUMENT_BYTES,
+            ParseError::Truncated { offset, .. }
+            | ParseError::Trailing { offset, .. }
+            | ParseError::WrongKind { offset, .. }
+            | ParseError::Reserved { offset, .. }
+            | ParseError::NotShortest { offset, .. }
+            | ParseError::Indefinite { offset, .. }
+            | ParseError::NotUtf8 { offset, .. }
+            | ParseError::TooDeep { offset }
+            | ParseError::Tag { offset, .. }
+            | ParseError::EnvelopeLength { offset, .. }
+            | ParseError::Protected { offset, .. }
+            | ParseError::UnprotectedNotEmpty { offset }
+            | ParseError::SignatureLength { offset, .. }
+            | ParseError::UnknownKey { offset, .. }
+            | ParseError::Duplicate { offset, .. }
+            | ParseError::DuplicateUnknown { offset, .. }
+            | ParseError::Missing { offset, .. }
+            | ParseError::NitroTpm { offset, .. }
+            | ParseError::ModuleIdCharacters { offset }
+            | ParseError::DigestAlgorithm { offset, .. }
+            | ParseError::TimestampRange { offset, .. }
+            | ParseError::PcrIndex { offset, .. }
+            | ParseError::PcrLength { offset, .. }
+            | ParseError::Length { offset, .. } => offset,
+        }
+    }
+
+    /// What was being read.
+    pub fn field(&self) -> Field {
+        match *self {
+            ParseError::Truncated { field, .. }
+            | ParseError::Trailing { field, .. }
+            | ParseError::WrongKind { field, .. }
+            | ParseError::Reserved { field, .. }
+            | ParseError::NotShortest { field, .. }
+            | ParseError::Indefinite { field, .. }
+            | ParseError::NotUtf8 { field, .. }
+            | ParseError::Duplicate { field, .. }
+            | ParseError::Missing { field, .. }
+            | ParseError::NitroTpm { field, .. }
+            | ParseError::Length { field, .. } => field,
+            ParseError::TooLong { .. }
+            | ParseError::Tag { .. }
+            | ParseError::EnvelopeLength { .. } => Field::Envelope,
+            ParseError::Protected { .. } => Field::Protected,
+            ParseError::UnprotectedNotEmpty { .. } => Field::Unprotected,
+            ParseError::SignatureLength { .. } => Field::Signature,
+            ParseError::UnknownKey { .. }
+            | ParseError::DuplicateUnknown { .. }
+            | ParseError::TooDeep { .. } => Field::Key,
+            ParseError::ModuleIdCharacters { .. } => Field::ModuleId,
+            ParseError::DigestAlgorithm { .. } => Field::Digest,
+            ParseError::TimestampRange { .. } => Field::Timestamp,
+            ParseError::PcrIndex { .. } => Field::Pcrs,
+            ParseError::PcrLength { index, .. } => Field::Pcr(index),
+        }
+    }
+
     fn of(field: Field, fault: Fault) -> ParseError {
         match fault {
             Fault::Truncated { offset } => ParseError::Truncated { field, offset },
@@ -365,6 +474,7 @@ impl ParseError {
             Fault::NotShortest { offset } => ParseError::NotShortest { field, offset },
             Fault::Indefinite { offset } => ParseError::Indefinite { field, offset },
             Fault::NotUtf8 { offset } => ParseError::NotUtf8 { field, offset },
+            Fault::TooDeep { offset } => ParseError::TooDeep { offset },
         }
     }
 }
@@ -419,6 +529,19 @@ impl Document {
     }
 }
 
+/// What becomes of a document with keys in its payload that today's documents don't have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownKeys {
+    /// It is refused. A key that nobody here understands may say that the document is not what it
+    /// seems to be: this is how NitroTPM documents differ.
+    #[default]
+    Refuse,
+    /// They are skipped, if they are well-formed and not there twice; their values are covered by
+    /// the signature, and shown nowhere. For readers who must outlive a change of AWS's format, and
+    /// accept what that may mean. NitroTPM documents are refused all the same.
+    Ignore,
+}
+
 /// A document whose form is right. Whether anything in it is true is not known yet: ask
 /// [`Unverified::verify`].
 #[derive(Clone)]
@@ -430,8 +553,13 @@ impl Unverified {
     /// Reads a document, the raw `COSE_Sign1` with or without its tag. Time and memory are bounded
     /// by the input's length, and inputs over [`MAX_DOCUMENT_BYTES`] are not looked at.
     pub fn parse(bytes: &[u8]) -> Result<Unverified, ParseError> {
+        Unverified::parse_with(bytes, UnknownKeys::Refuse)
+    }
+
+    /// [`Unverified::parse`] for callers who say what becomes of keys that they don't know.
+    pub fn parse_with(bytes: &[u8], unknown: UnknownKeys) -> Result<Unverified, ParseError> {
         Ok(Unverified {
-            document: Arc::new(envelope(bytes)?),
+            document: Arc::new(envelope(bytes, unknown)?),
         })
     }
 
@@ -596,7 +724,7 @@ fn nothing_left(reader: &Reader<'_>, field: Field) -> Result<(), ParseError> {
     }
 }
 
-fn envelope(bytes: &[u8]) -> Result<Document, ParseError> {
+fn envelope(bytes: &[u8], unknown: UnknownKeys) -> Result<Document, ParseError> {
     if bytes.len() > MAX_DOCUMENT_BYTES {
         return Err(ParseError::TooLong { found: bytes.len() });
     }
@@ -633,25 +761,31 @@ fn envelope(bytes: &[u8]) -> Result<Document, ParseError> {
             })?;
     nothing_left(&reader, Field::Envelope)?;
 
-    let fields = Fields::read(&mut reader.within(&payload))?;
+    let offset = payload.start;
+    let fields = Fields::read(&mut reader.within(&payload), unknown)?;
     Ok(Document {
         bytes: bytes.to_vec(),
         payload,
         signature,
         module_id: fields.module_id.ok_or(ParseError::Missing {
             field: Field::ModuleId,
+            offset,
         })?,
         timestamp_ms: fields.timestamp_ms.ok_or(ParseError::Missing {
             field: Field::Timestamp,
+            offset,
         })?,
-        pcrs: fields
-            .pcrs
-            .ok_or(ParseError::Missing { field: Field::Pcrs })?,
+        pcrs: fields.pcrs.ok_or(ParseError::Missing {
+            field: Field::Pcrs,
+            offset,
+        })?,
         certificate: fields.certificate.ok_or(ParseError::Missing {
             field: Field::Certificate,
+            offset,
         })?,
         cabundle: fields.cabundle.ok_or(ParseError::Missing {
             field: Field::Cabundle,
+            offset,
         })?,
         public_key: fields.public_key.flatten(),
         user_data: fields.user_data.flatten(),
@@ -686,8 +820,10 @@ fn once<T>(entry: &mut Option<T>, value: T, field: Field, offset: usize) -> Resu
 }
 
 impl Fields {
-    fn read(reader: &mut Reader<'_>) -> Result<Fields, ParseError> {
+    fn read(reader: &mut Reader<'_>, unknown: UnknownKeys) -> Result<Fields, ParseError> {
+        let start = reader.offset();
         let mut fields = Fields::default();
+        let mut skipped = BTreeSet::new();
         let length = reader.map().of(Field::Payload)?;
         let mut read = 0;
         while reader.more(length, read).of(Field::Payload)? {
@@ -750,11 +886,20 @@ impl Fields {
                         offset,
                     });
                 }
-                key => {
+                key if unknown == UnknownKeys::Refuse => {
                     return Err(ParseError::UnknownKey {
                         offset,
                         key: shortened(key),
                     });
+                }
+                key => {
+                    if !skipped.insert(key) {
+                        return Err(ParseError::DuplicateUnknown {
+                            offset,
+                            key: shortened(key),
+                        });
+                    }
+                    reader.skip().of(Field::Key)?;
                 }
             }
         }
@@ -762,6 +907,7 @@ impl Fields {
         if fields.digest.is_none() {
             return Err(ParseError::Missing {
                 field: Field::Digest,
+                offset: start,
             });
         }
         Ok(fields)

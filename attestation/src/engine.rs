@@ -1,12 +1,8 @@
 //! The two implementations of ECDSA on P-384 behind one interface. Never decides which key or
 //! message is the right one.
 
-use rustls_pki_types::{
-    AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
-};
-
 /// Bytes of an uncompressed point on P-384: 4, x, y.
-pub(crate) const POINT_BYTES: usize = 97;
+const POINT_BYTES: usize = 97;
 
 /// Who computes signatures' verdicts. Both give the same verdict on every input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,59 +25,55 @@ impl Default for Engine {
     }
 }
 
+/// A key that was found to be on P-384 and is ready for use. Only [`Engine::key`] makes one.
+#[derive(Debug, Clone)]
+pub(crate) enum LeafKey {
+    P384(p384::ecdsa::VerifyingKey),
+    #[cfg(feature = "aws-lc-rs")]
+    AwsLcRs(aws_lc_rs::signature::ParsedPublicKey),
+}
+
 impl Engine {
-    /// ECDSA with SHA-384 on P-384 over certificates (signatures in DER).
-    pub(crate) fn for_certificates(self) -> &'static dyn SignatureVerificationAlgorithm {
+    /// Reads an uncompressed point. `None` where it is another encoding, or not on the curve.
+    pub(crate) fn key(self, point: &[u8]) -> Option<LeafKey> {
+        if !is_uncompressed(point) {
+            return None;
+        }
         match self {
-            Engine::P384 => &Ecdsa(Engine::P384),
+            Engine::P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(point)
+                .ok()
+                .map(LeafKey::P384),
             #[cfg(feature = "aws-lc-rs")]
-            Engine::AwsLcRs => &Ecdsa(Engine::AwsLcRs),
+            Engine::AwsLcRs => {
+                use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
+                ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)
+                    .ok()
+                    .map(LeafKey::AwsLcRs)
+            }
         }
     }
 
-    /// Whether `signature` (r ‖ s, as COSE has it) over `message` is by the key `point`.
-    pub(crate) fn verifies(self, point: &[u8], message: &[u8], signature: &[u8; 96]) -> bool {
-        is_uncompressed(point)
-            && match self {
-                Engine::P384 => pure::verifies(
-                    point,
-                    message,
-                    p384::ecdsa::Signature::from_slice(signature).ok(),
-                ),
-                #[cfg(feature = "aws-lc-rs")]
-                Engine::AwsLcRs => {
-                    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
-                    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)
-                        .verify(message, signature)
-                        .is_ok()
-                }
-            }
-    }
-}
-
-/// RFC 5480 lets CAs compress points; AWS does not, and one encoding keeps the engines alike.
-fn is_uncompressed(point: &[u8]) -> bool {
-    point.len() == POINT_BYTES && point[0] == 4
-}
-
-/// An engine in the shape that path validation asks for.
-#[derive(Debug)]
-struct Ecdsa(Engine);
-
-impl SignatureVerificationAlgorithm for Ecdsa {
-    fn verify_signature(
-        &self,
+    /// Whether a certificate's signature (in DER, as X.509 has it) over `message` is by the key
+    /// `point`: ECDSA with SHA-384 on P-384.
+    pub(crate) fn verifies_certificate(
+        self,
         point: &[u8],
         message: &[u8],
         signature: &[u8],
-    ) -> Result<(), InvalidSignature> {
-        let good = is_uncompressed(point)
-            && match self.0 {
-                Engine::P384 => pure::verifies(
-                    point,
-                    message,
-                    p384::ecdsa::Signature::from_der(signature).ok(),
-                ),
+    ) -> bool {
+        is_uncompressed(point)
+            && match self {
+                Engine::P384 => {
+                    use p384::ecdsa::signature::Verifier as _;
+                    use p384::ecdsa::{Signature, VerifyingKey};
+                    match (
+                        VerifyingKey::from_sec1_bytes(point),
+                        Signature::from_der(signature),
+                    ) {
+                        (Ok(key), Ok(signature)) => key.verify(message, &signature).is_ok(),
+                        _ => false,
+                    }
+                }
                 #[cfg(feature = "aws-lc-rs")]
                 Engine::AwsLcRs => {
                     use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1, UnparsedPublicKey};
@@ -89,28 +81,26 @@ impl SignatureVerificationAlgorithm for Ecdsa {
                         .verify(message, signature)
                         .is_ok()
                 }
-            };
-        if good { Ok(()) } else { Err(InvalidSignature) }
-    }
-
-    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_P384
-    }
-
-    fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        alg_id::ECDSA_SHA384
+            }
     }
 }
 
-/// The part of the crate `p384` that both encodings of a signature share.
-mod pure {
-    use p384::ecdsa::signature::Verifier as _;
-    use p384::ecdsa::{Signature, VerifyingKey};
-
-    pub(super) fn verifies(point: &[u8], message: &[u8], signature: Option<Signature>) -> bool {
-        match (VerifyingKey::from_sec1_bytes(point), signature) {
-            (Ok(key), Some(signature)) => key.verify(message, &signature).is_ok(),
-            _ => false,
+impl LeafKey {
+    /// Whether `signature` (r ‖ s, as COSE has it) over `message` is by this key.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 96]) -> bool {
+        match self {
+            LeafKey::P384(key) => {
+                use p384::ecdsa::signature::Verifier as _;
+                p384::ecdsa::Signature::from_slice(signature)
+                    .is_ok_and(|signature| key.verify(message, &signature).is_ok())
+            }
+            #[cfg(feature = "aws-lc-rs")]
+            LeafKey::AwsLcRs(key) => key.verify_sig(message, signature).is_ok(),
         }
     }
+}
+
+/// RFC 5480 lets CAs compress points; AWS does not, and one encoding keeps the engines alike.
+fn is_uncompressed(point: &[u8]) -> bool {
+    point.len() == POINT_BYTES && point[0] == 4
 }

@@ -19,6 +19,7 @@ mod cbor;
 mod chain;
 mod document;
 mod engine;
+mod memory;
 mod pcr;
 mod policy;
 mod verify;
@@ -26,11 +27,11 @@ mod verify;
 pub use anchor::{Anchor, AnchorError};
 pub use cbor::Kind;
 pub use chain::{CertificatePosition, ChainError};
-pub use document::{Claimed, Field, MAX_DOCUMENT_BYTES, ParseError, Unverified};
+pub use document::{Claimed, Field, MAX_DOCUMENT_BYTES, ParseError, UnknownKeys, Unverified};
 pub use engine::Engine;
 pub use pcr::{PCR_BYTES, PCR_COUNT, ParsePcrError, Pcr};
 pub use policy::{Admitted, BytesDiffer, Difference, Expectations, Refusal};
-pub use verify::{Time, Verified, VerifyError};
+pub use verify::{Time, Verified, Verifier, VerifyError};
 
 /// The README's example is compiled and run like any other.
 #[cfg(doctest)]

@@ -219,7 +219,7 @@ pub struct Refusal {
 
 /// One thing that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "what", rename_all = "snake_case")]
+#[serde(tag = "what", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Difference {
     /// No measurement of an image was expected, nor was it said that any will do.
@@ -265,6 +265,21 @@ impl Serialize for BytesDiffer {
         both.serialize_field("expected", &hex::encode(&self.expected))?;
         both.serialize_field("found", &self.found.as_ref().map(hex::encode))?;
         both.end()
+    }
+}
+
+impl Difference {
+    /// The difference's stable name, as the conformance corpus has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Difference::NoImageExpected => "no-image-expected",
+            Difference::Debug => "debug",
+            Difference::Pcr { .. } => "pcr",
+            Difference::Nonce(_) => "nonce",
+            Difference::UserData(_) => "user-data",
+            Difference::PublicKey(_) => "public-key",
+            Difference::ModuleId { .. } => "module-id",
+        }
     }
 }
 

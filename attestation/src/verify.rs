@@ -2,17 +2,18 @@
 //! leaf's key, freshness — in this order, and all of them or none. Nothing else makes a `Verified`.
 
 use core::fmt;
+use core::num::NonZeroUsize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coset::{Header, ProtectedHeader, SignatureContext, sig_structure_data};
 use serde::{Serialize, Serializer};
 
 use crate::anchor::Anchor;
-use crate::chain::{self, ChainError};
+use crate::chain::{self, ChainError, Validity};
 use crate::document::{Document, PROTECTED_ES384, Unverified};
 use crate::engine::Engine;
+use crate::memory::ChainMemory;
 use crate::pcr::Pcr;
 
 /// The time that a document is judged at. All in milliseconds, instants since 1970.
@@ -78,41 +79,118 @@ pub enum VerifyError {
     },
 }
 
+impl VerifyError {
+    /// The refusal's stable name, as the conformance corpus has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            VerifyError::Chain(error) => error.name(),
+            VerifyError::Signature => "signature",
+            VerifyError::TimestampOutsideLeaf { .. } => "timestamp-outside-leaf",
+            VerifyError::TooOld { .. } => "too-old",
+            VerifyError::FromTheFuture { .. } => "from-the-future",
+        }
+    }
+}
+
 impl Unverified {
-    /// Verifies the document under one of these anchors, with the default [`Engine`].
+    /// Verifies the document under one of these anchors. Whoever verifies many documents keeps a
+    /// [`Verifier`].
     pub fn verify(&self, anchors: &[Anchor], time: Time) -> Result<Verified, VerifyError> {
-        self.verify_with(Engine::default(), anchors, time)
+        verify(self, anchors, Engine::default(), None, time)
+    }
+}
+
+/// Verifies documents under the same anchors, one after another or from many threads at once.
+#[derive(Debug)]
+pub struct Verifier {
+    anchors: Vec<Anchor>,
+    engine: Engine,
+    memory: Option<ChainMemory>,
+}
+
+impl Verifier {
+    /// Trusts these anchors, with the default [`Engine`], and remembers nothing.
+    pub fn new(anchors: impl Into<Vec<Anchor>>) -> Verifier {
+        Verifier {
+            anchors: anchors.into(),
+            engine: Engine::default(),
+            memory: None,
+        }
     }
 
-    /// [`Unverified::verify`] by a given engine.
-    pub fn verify_with(
-        &self,
-        engine: Engine,
-        anchors: &[Anchor],
-        time: Time,
-    ) -> Result<Verified, VerifyError> {
-        let document = &self.document;
-        let at_ms = match time {
-            Time::Document => document.timestamp_ms,
-            Time::At(at_ms) => at_ms,
-            Time::Now { now_ms, .. } => now_ms,
-        };
-        let chain = chain::verify(document, anchors, Duration::from_millis(at_ms), engine)?;
-        if !engine.verifies(
-            &chain.leaf_point,
-            &signed_bytes(document),
-            document.signature(),
-        ) {
-            return Err(VerifyError::Signature);
+    /// Computes with this engine. Chains that were remembered are forgotten.
+    #[must_use]
+    pub fn with_engine(self, engine: Engine) -> Verifier {
+        Verifier {
+            memory: self.memory.map(|memory| memory.emptied()),
+            engine,
+            ..self
         }
-        check_timestamp(document, &chain)?;
-        check_freshness(document.timestamp_ms, time)?;
-        Ok(Verified {
-            document: Arc::clone(document),
-            anchor_fingerprint: chain.anchor_fingerprint,
-            certificate_not_after_ms: milliseconds(chain.not_after),
-        })
     }
+
+    /// Remembers up to this many verified chains (0: none), about 4 KB each at most, so that the next
+    /// document under the same certificates costs one signature rather than five. A chain counts
+    /// as the same if every byte of `certificate` and `cabundle` is, and is asked about within the
+    /// validity of all its certificates; otherwise it is verified anew.
+    #[must_use]
+    pub fn remembering(self, chains: usize) -> Verifier {
+        Verifier {
+            memory: NonZeroUsize::new(chains).map(ChainMemory::new),
+            ..self
+        }
+    }
+
+    /// The roots that it trusts.
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.anchors
+    }
+
+    /// Verifies one document: chain, validity, signature, freshness.
+    pub fn verify(&self, document: &Unverified, time: Time) -> Result<Verified, VerifyError> {
+        verify(
+            document,
+            &self.anchors,
+            self.engine,
+            self.memory.as_ref(),
+            time,
+        )
+    }
+}
+
+fn verify(
+    unverified: &Unverified,
+    anchors: &[Anchor],
+    engine: Engine,
+    memory: Option<&ChainMemory>,
+    time: Time,
+) -> Result<Verified, VerifyError> {
+    let document = &unverified.document;
+    let at_ms = match time {
+        Time::Document => document.timestamp_ms,
+        Time::At(at_ms) => at_ms,
+        Time::Now { now_ms, .. } => now_ms,
+    };
+    // Certificates speak in whole seconds.
+    let at = at_ms / 1000;
+    let chain = match memory {
+        None => Arc::new(chain::verify(document, anchors, at, engine)?),
+        Some(memory) => memory.recall_or(document, at, || {
+            chain::verify(document, anchors, at, engine)
+        })?,
+    };
+    if !chain
+        .leaf_key
+        .verifies(&signed_bytes(document), document.signature())
+    {
+        return Err(VerifyError::Signature);
+    }
+    check_timestamp(document, chain.leaf_validity)?;
+    check_freshness(document.timestamp_ms, time)?;
+    Ok(Verified {
+        document: Arc::clone(document),
+        anchor_fingerprint: chain.anchor_fingerprint,
+        certificate_not_after_ms: milliseconds(chain.validity.not_after),
+    })
 }
 
 /// RFC 9052, section 4.4: `["Signature1", protected, external_aad, payload]`.
@@ -131,19 +209,18 @@ fn signed_bytes(document: &Document) -> Vec<u8> {
 }
 
 /// Certificates end by the year 9999, whose milliseconds fit.
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(seconds: u64) -> u64 {
+    seconds.saturating_mul(1000)
 }
 
-fn check_timestamp(document: &Document, chain: &chain::Verified) -> Result<(), VerifyError> {
-    let at = Duration::from_millis(document.timestamp_ms).as_secs();
-    if (chain.leaf_not_before.as_secs()..=chain.leaf_not_after.as_secs()).contains(&at) {
+fn check_timestamp(document: &Document, leaf: Validity) -> Result<(), VerifyError> {
+    if leaf.contains(document.timestamp_ms / 1000) {
         Ok(())
     } else {
         Err(VerifyError::TimestampOutsideLeaf {
             timestamp_ms: document.timestamp_ms,
-            not_before_ms: milliseconds(chain.leaf_not_before),
-            not_after_ms: milliseconds(chain.leaf_not_after),
+            not_before_ms: milliseconds(leaf.not_before),
+            not_after_ms: milliseconds(leaf.not_after),
         })
     }
 }

@@ -6,7 +6,9 @@
 
 use crate::policy::Context;
 use crate::refusal::Refusal;
-use anchorhold_attestation::{Anchor, ChainError, Time, Unverified, Verified, VerifyError};
+use anchorhold_attestation::{
+    Anchor, ChainError, Time, Unverified, Verified, Verifier, VerifyError,
+};
 use anchorhold_kms_wire::recipient;
 use anchorhold_kms_wire::shapes::{Blob, KeyEncryptionAlgorithm, RecipientInfo};
 use serde_json::{Map, Value};
@@ -15,9 +17,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Longest document, in bytes, as AWS has it.
 const MAX_DOCUMENT_BYTES: usize = 262_144;
 
+/// Chains of certificates that are remembered: one for each enclave that asks within the three hours
+/// that its leaf is valid.
+const REMEMBERED_CHAINS: usize = 1024;
+
 /// What documents are held against.
 pub(crate) struct Rules {
-    pub(crate) anchors: Vec<Anchor>,
+    pub(crate) verifier: Verifier,
     pub(crate) max_age: Duration,
     pub(crate) max_skew: Duration,
     pub(crate) allow_debug: bool,
@@ -32,6 +38,11 @@ pub(crate) struct Recipient {
 }
 
 impl Rules {
+    /// Documents count under these anchors only.
+    pub(crate) fn verifier(anchors: Vec<Anchor>) -> Verifier {
+        Verifier::new(anchors).remembering(REMEMBERED_CHAINS)
+    }
+
     /// Checks what a request brought along.
     pub(crate) fn check(
         &self,
@@ -71,10 +82,11 @@ impl Rules {
         let now_ms = now
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| milliseconds(since));
-        let verified = Unverified::parse(document)
-            .map_err(|error| refused(&error.to_string()))?
+        let document = Unverified::parse(document).map_err(|error| refused(&error.to_string()))?;
+        let verified = self
+            .verifier
             .verify(
-                &self.anchors,
+                &document,
                 Time::Now {
                     now_ms,
                     max_age_ms: milliseconds(self.max_age),

@@ -126,7 +126,7 @@ impl Service {
             region: config.region,
             store,
             rules: Rules {
-                anchors: config.anchors,
+                verifier: Rules::verifier(config.anchors),
                 max_age: config.max_document_age,
                 max_skew: config.max_clock_skew,
                 allow_debug: config.allow_debug,

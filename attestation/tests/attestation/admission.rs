@@ -179,7 +179,7 @@ fn a_refusal_lists_everything_that_differs_for_people_and_as_json() {
     );
     assert_eq!(
         json["differences"][4],
-        serde_json::json!({"what": "user_data", "expected": "", "found": null})
+        serde_json::json!({"what": "user-data", "expected": "", "found": null})
     );
 }
 

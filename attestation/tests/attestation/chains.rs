@@ -8,20 +8,21 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 
-use crate::engines;
-use crate::forge::{HOUR_MS, NOW_MS, Paper, Plan, bytes, instant};
+use crate::forge::{HOUR_MS, NOW_MS, Paper, Payload, Plan, bytes, instant};
+use crate::{engines, verify};
 use coset::cbor::value::Value;
 
 /// Judges the plan's document at its own time by each engine; all must agree.
 fn refusal(plan: Plan) -> ChainError {
     let chain = plan.issue();
     let document = chain.document(&chain.payload());
-    let mut refusals = engines().into_iter().map(|engine| {
-        match document.verify_with(engine, &[chain.anchor()], Time::Document) {
-            Err(VerifyError::Chain(error)) => error,
-            other => panic!("{engine:?}: {other:?}"),
-        }
-    });
+    let mut refusals =
+        engines()
+            .into_iter()
+            .map(|engine| match verify(engine, &document, chain.anchor()) {
+                Err(VerifyError::Chain(error)) => error,
+                other => panic!("{engine:?}: {other:?}"),
+            });
     let first = refusals.next().unwrap();
     for other in refusals {
         assert_eq!(first, other);
@@ -34,9 +35,7 @@ fn a_sound_chain_is_followed_by_each_engine() {
     let chain = Plan::new().issue();
     let document = chain.document(&chain.payload());
     for engine in engines() {
-        let verified = document
-            .verify_with(engine, &[chain.anchor()], Time::Document)
-            .unwrap();
+        let verified = verify(engine, &document, chain.anchor()).unwrap();
         assert_eq!(verified.anchor_fingerprint(), chain.anchor().fingerprint());
         assert_eq!(
             verified.certificate_not_after_ms(),
@@ -165,14 +164,66 @@ fn a_ca_in_the_leafs_place_is_refused() {
     let mut plan = Plan::new();
     plan.leaf.params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     plan.issuers[2].params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    assert!(matches!(refusal(plan), ChainError::Path(_)));
+    assert_eq!(refusal(plan), ChainError::LeafIsCa);
 }
 
 #[test]
 fn a_path_longer_than_its_issuer_allows_is_refused() {
     let mut plan = Plan::new();
-    plan.issuers[0].params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    assert!(matches!(refusal(plan), ChainError::Path(_)));
+    plan.issuers[0].params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    assert_eq!(
+        refusal(plan),
+        ChainError::PathLength {
+            position: CertificatePosition::Cabundle(1),
+            allowed: 1,
+            found: 2
+        }
+    );
+    let mut plan = Plan::new();
+    plan.root.params.is_ca = IsCa::Ca(BasicConstraints::Constrained(2));
+    assert_eq!(
+        refusal(plan),
+        ChainError::PathLength {
+            position: CertificatePosition::Anchor,
+            allowed: 2,
+            found: 3
+        }
+    );
+}
+
+#[test]
+fn path_lengths_that_are_just_enough_are_followed() {
+    let mut plan = Plan::new();
+    plan.root.params.is_ca = IsCa::Ca(BasicConstraints::Constrained(3));
+    let chain = plan.issue();
+    let document = chain.document(&chain.payload());
+    for engine in engines() {
+        assert!(verify(engine, &document, chain.anchor()).is_ok());
+    }
+}
+
+#[test]
+fn a_certificate_that_its_issuer_did_not_sign_is_named() {
+    for (index, position) in [
+        (0, CertificatePosition::Cabundle(1)),
+        (1, CertificatePosition::Cabundle(2)),
+        (2, CertificatePosition::Cabundle(3)),
+        (3, CertificatePosition::Leaf),
+    ] {
+        let chain = Plan::new().issue();
+        let mut cabundle = chain.cabundle();
+        let mut leaf = chain.leaf.der.clone();
+        let damaged = cabundle.get_mut(index + 1).unwrap_or(&mut leaf);
+        // A bit of the signature's s, which leaves the DER as it was.
+        *damaged.last_mut().unwrap() ^= 1;
+        let document = chain.document(&Payload::new(&leaf, &cabundle));
+        for engine in engines() {
+            assert_eq!(
+                verify(engine, &document, chain.anchor()).unwrap_err(),
+                VerifyError::Chain(ChainError::Signature { position })
+            );
+        }
+    }
 }
 
 #[test]

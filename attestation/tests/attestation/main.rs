@@ -4,18 +4,20 @@
 
 mod admission;
 mod chains;
+mod damage;
 mod documents;
 #[expect(
     unreachable_pub,
     reason = "pub(crate) on each line would say nothing more in a test"
 )]
 mod forge;
+mod memory;
 mod mistakes;
 mod properties;
 mod strictness;
 mod time;
 
-use anchorhold_attestation::Engine;
+use anchorhold_attestation::{Anchor, Engine, Time, Unverified, Verified, Verifier, VerifyError};
 
 /// All engines that were built in.
 fn engines() -> Vec<Engine> {
@@ -24,4 +26,11 @@ fn engines() -> Vec<Engine> {
         engines.push(Engine::default());
     }
     engines
+}
+
+/// The engine's verdict at the document's own time.
+fn verify(engine: Engine, document: &Unverified, anchor: Anchor) -> Result<Verified, VerifyError> {
+    Verifier::new([anchor])
+        .with_engine(engine)
+        .verify(document, Time::Document)
 }

@@ -27,8 +27,7 @@ fn is_true(bytes: &[u8]) -> bool {
     let verdicts: Vec<Result<(), String>> = engines()
         .into_iter()
         .map(|engine| {
-            unverified
-                .verify_with(engine, &[chain().0.anchor()], Time::Document)
+            crate::verify(engine, &unverified, chain().0.anchor())
                 .map(|_| ())
                 .map_err(|error| error.to_string())
         })

@@ -1,11 +1,13 @@
 //! One malformed document per way of being malformed, each with the error that names field and
 //! offset.
 
-use anchorhold_attestation::{Field, Kind, MAX_DOCUMENT_BYTES, ParseError, Time, Unverified};
+use anchorhold_attestation::{
+    Field, Kind, MAX_DOCUMENT_BYTES, ParseError, Time, UnknownKeys, Unverified,
+};
 use coset::CborSerializable as _;
 use coset::cbor::value::Value;
 
-use crate::forge::{Payload, Plan, bytes, pcr, pcrs, text};
+use crate::forge::{NOW_MS, Payload, Plan, bytes, pcr, pcrs, text};
 
 const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
 /// Array head, protected header (5), unprotected header (1), and the head of a payload of 256 to
@@ -392,7 +394,13 @@ fn missing_fields_are_named_and_optional_ones_may_miss() {
         if ["public_key", "user_data", "nonce"].contains(&key) {
             assert!(parsed.is_ok());
         } else {
-            assert_eq!(parsed.unwrap_err(), ParseError::Missing { field });
+            assert_eq!(
+                parsed.unwrap_err(),
+                ParseError::Missing {
+                    field,
+                    offset: PAYLOAD
+                }
+            );
         }
     }
 }
@@ -574,4 +582,94 @@ fn every_error_prints_its_field_or_offset() {
             value_offset(&payload, "nonce")
         )
     );
+}
+
+/// Values of unknown keys: well-formed, each of another kind.
+fn strange_values() -> Vec<Value> {
+    vec![
+        Value::Null,
+        Value::Bool(true),
+        Value::Float(1.5),
+        Value::from(-7),
+        bytes(b"bytes"),
+        text("text"),
+        Value::Array(vec![Value::Null, text("inner")]),
+        Value::Map(vec![(Value::from(1), Value::Array(Vec::new()))]),
+        Value::Tag(1, Box::new(Value::from(0))),
+    ]
+}
+
+#[test]
+fn unknown_keys_are_refused_unless_the_caller_allows_them() {
+    for value in strange_values() {
+        let payload = payload().set("new_in_2027", value);
+        let document = document(&payload.to_bytes());
+        assert_eq!(
+            Unverified::parse(&document).unwrap_err().name(),
+            "unknown-key"
+        );
+        let parsed = Unverified::parse_with(&document, UnknownKeys::Ignore).unwrap();
+        assert_eq!(parsed.claimed().timestamp_ms(), NOW_MS);
+    }
+}
+
+#[test]
+fn ignoring_unknown_keys_forgives_nothing_else() {
+    let ignoring = |payload: &Payload| {
+        Unverified::parse_with(&document(&payload.to_bytes()), UnknownKeys::Ignore)
+            .map(drop)
+            .map_err(|error| error.name())
+    };
+    let mut twice = payload().set("new", Value::Null);
+    twice.entries.push((text("new"), Value::from(1)));
+    assert_eq!(ignoring(&twice), Err("duplicate-key"));
+    let mut again = payload().set("new", Value::Null);
+    again.entries.push((text("nonce"), Value::Null));
+    assert_eq!(ignoring(&again), Err("duplicate-key"));
+    assert_eq!(
+        ignoring(&payload().set("nitrotpm_pcrs", Value::Null)),
+        Err("nitrotpm")
+    );
+    let mut number = payload();
+    number.entries.push((Value::from(1), Value::Null));
+    assert_eq!(ignoring(&number), Err("wrong-type"));
+    assert_eq!(
+        ignoring(&payload().without("digest").set("new", Value::Null)),
+        Err("missing-field")
+    );
+    let deep = (0..1000).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+    assert_eq!(ignoring(&payload().set("new", deep)), Err("too-deep"));
+}
+
+#[test]
+fn unknown_values_that_are_not_well_formed_are_refused_although_ignored() {
+    // A payload of the unknown key alone, so that its value is the first fault.
+    for (value, name) in [
+        (&[0x1c][..], "not-cbor"),
+        (&[0x1f], "indefinite-length"),
+        (&[0x5f, 0x41, 0, 0xff], "indefinite-length"),
+        (&[0x7f, 0xff], "indefinite-length"),
+        (&[0xdf, 0x00], "indefinite-length"),
+        (&[0x61, 0xff], "not-utf8"),
+        (&[0x18, 0x17], "not-shortest"),
+        (&[0xf8, 0x1f], "not-cbor"),
+        (&[0xff], "not-cbor"),
+        (&[0x82, 0x00], "truncated"),
+        (&[0x9f, 0x00], "truncated"),
+        (
+            &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            "truncated",
+        ),
+        (&[0xbf, 0x00, 0xff], "not-cbor"),
+    ] {
+        let payload = [&[0xa1, 0x61, b'x'], value].concat();
+        let error = Unverified::parse_with(&document(&payload), UnknownKeys::Ignore).unwrap_err();
+        assert_eq!(error.name(), name, "{value:02x?}: {error}");
+        assert!(error.offset() > PAYLOAD);
+    }
+    for value in [&[0xf8, 0x20][..], &[0xf9, 0x3c, 0], &[0x9f, 0x00, 0xff]] {
+        let payload = [&[0xa1, 0x61, b'x'], value].concat();
+        let error = Unverified::parse_with(&document(&payload), UnknownKeys::Ignore).unwrap_err();
+        assert_eq!(error.name(), "missing-field", "{value:02x?}: {error}");
+    }
 }
