@@ -12,6 +12,7 @@
 
 mod commands;
 mod demo;
+mod documents;
 mod errors;
 mod files;
 mod key_service;
@@ -37,6 +38,10 @@ struct CommandLine {
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
+    if command_line.command.only_prints() {
+        // A reader that has seen enough, such as `head`, ends the program in silence.
+        sigpipe::reset();
+    }
     match commands::dispatch(command_line.command) {
         Ok(code) => code,
         Err(error) => {

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
-use x509_cert::der::{Decode as _, oid::AssociatedOid};
+use x509_cert::der::{DateTime, Decode as _, oid::AssociatedOid};
 use x509_cert::ext::pkix::{self, BasicConstraints};
 
 use crate::anchor::Anchor;
@@ -99,7 +99,7 @@ pub enum ChainError {
     },
     /// Judged at a time after its end.
     #[error(
-        "{position} was valid until {not_after} (seconds since 1970) and the time asked about is {at}"
+        "{position} was valid until {} and the time asked about is {}", instant(*not_after), instant(*at)
     )]
     Expired {
         /// Which.
@@ -111,7 +111,7 @@ pub enum ChainError {
     },
     /// Judged at a time before its beginning.
     #[error(
-        "{position} is valid from {not_before} (seconds since 1970) and the time asked about is {at}"
+        "{position} is valid from {} and the time asked about is {}", instant(*not_before), instant(*at)
     )]
     NotYetValid {
         /// Which.
@@ -160,6 +160,14 @@ pub enum ChainError {
     Path(String),
 }
 
+/// As RFC 3339 has it, where the year has four digits.
+fn instant(seconds: u64) -> String {
+    DateTime::from_unix_duration(Duration::from_secs(seconds)).map_or_else(
+        |_| format!("{seconds} s after 1970"),
+        |instant| instant.to_string(),
+    )
+}
+
 impl ChainError {
     /// The refusal's stable name, as the conformance corpus has it.
     pub fn name(&self) -> &'static str {
@@ -203,7 +211,7 @@ pub(crate) struct Validity {
 }
 
 impl Validity {
-    fn of(certificate: &Certificate) -> Validity {
+    pub(crate) fn of(certificate: &Certificate) -> Validity {
         let validity = certificate.tbs_certificate().validity();
         Validity {
             not_before: validity.not_before.to_unix_duration().as_secs(),
@@ -320,9 +328,18 @@ fn check_path<'a>(
         )
         .map_err(|error| match error {
             webpki::Error::UnknownIssuer => unknown_root(document, anchors),
-            webpki::Error::InvalidSignatureForPublicKey => ChainError::Signature {
-                position: signatures.position_refused(&between, issuers),
-            },
+            webpki::Error::InvalidSignatureForPublicKey => {
+                let position = signatures.position_refused(&between, issuers);
+                let topmost = issuers
+                    .first()
+                    .map_or(CertificatePosition::Leaf, |link| link.position);
+                // Another root of the same name.
+                if position == topmost && !brings_one_of(document, anchors) {
+                    unknown_root(document, anchors)
+                } else {
+                    ChainError::Signature { position }
+                }
+            }
             other => path(&other),
         })?;
     // The order was checked by name before, so that a path which skips a certificate or takes
@@ -411,6 +428,13 @@ fn read(position: CertificatePosition, der: &[u8]) -> Result<Link, ChainError> {
         position,
         certificate,
     })
+}
+
+fn brings_one_of(document: &Document, anchors: &[&Anchor]) -> bool {
+    document
+        .cabundle()
+        .next()
+        .is_some_and(|root| anchors.iter().any(|anchor| anchor.der() == root))
 }
 
 fn unknown_root(document: &Document, anchors: &[&Anchor]) -> ChainError {
@@ -503,6 +527,14 @@ pub(crate) fn check_p384(certificate: &Certificate) -> Result<(), ()> {
     } else {
         Err(())
     }
+}
+
+/// Whether the certificate says that it is a CA's. For showing it, not for trusting it.
+pub(crate) fn is_ca(certificate: &Certificate) -> bool {
+    extension::<BasicConstraints>(certificate)
+        .ok()
+        .flatten()
+        .is_some_and(|constraints| constraints.ca)
 }
 
 /// Why a certificate cannot be an issuer.

@@ -46,24 +46,22 @@ impl Pcr {
     }
 
     /// PCR3 of an enclave whose instance has this IAM role,
-    /// such as `arn:aws:iam::111122223333:role/cards`.
+    /// such as `arn:aws:iam::111122223333:role/cards`: the ARN itself, measured once (AWS's user
+    /// guide, "Where to get an enclave's measurements").
     pub fn of_role(arn: &str) -> Pcr {
-        Pcr::of_digest(arn.as_bytes())
+        Pcr::ZERO.extend(arn.as_bytes())
     }
 
-    /// PCR4 of an enclave on this instance, such as `i-06c79bf817127030a`.
+    /// PCR4 of an enclave on this instance, such as `i-06c79bf817127030a`: the id itself, measured
+    /// once. A document's module id begins with the instance's.
     pub fn of_instance(instance_id: &str) -> Pcr {
-        Pcr::of_digest(instance_id.as_bytes())
+        Pcr::ZERO.extend(instance_id.as_bytes())
     }
 
-    /// PCR8 of an enclave whose image was signed with this certificate, given as DER.
+    /// PCR8 of an enclave whose image was signed with this certificate, given as DER: its SHA-384,
+    /// measured once (aws-nitro-enclaves-image-format, which computes it).
     pub fn of_signing_certificate(der: &[u8]) -> Pcr {
-        Pcr::of_digest(der)
-    }
-
-    /// What PCR3, 4 and 8 share: a zero register extended once with the SHA-384 of the thing.
-    fn of_digest(thing: &[u8]) -> Pcr {
-        Pcr::ZERO.extend(&Sha384::digest(thing))
+        Pcr::ZERO.extend(&Sha384::digest(der))
     }
 }
 
@@ -155,6 +153,23 @@ mod tests {
         assert_ne!(
             Pcr::ZERO.extend(b"a").extend(b"b"),
             Pcr::ZERO.extend(b"b").extend(b"a")
+        );
+    }
+
+    /// Computed with Python's hashlib. That documents have PCR4 so, those that AWS has signed show.
+    #[test]
+    fn roles_instances_and_signers_have_the_values_that_aws_documents() {
+        assert_eq!(
+            Pcr::of_role("arn:aws:iam::111122223333:role/cards").to_string(),
+            "b1aabd52487bd9acc3e177727db9151adcfe47510824fb01bc95602eee32fb3c1527b7d8769af0724b76322779d053c3"
+        );
+        assert_eq!(
+            Pcr::of_instance("i-06c79bf817127030a").to_string(),
+            "61228871b3884d7fdfb08d75934e4fb2f77818d56eabe496f07014c5401adca8330bb4db279e2a9d1b837a8a04567727"
+        );
+        assert_eq!(
+            Pcr::of_signing_certificate(b"certificate").to_string(),
+            "e2ad58e7a1a9fdb1dcd72ae5858372974416919245e567ea8f717937e8b914f644320b0f88dcfca2d7a83b5ee6c832dd"
         );
     }
 

@@ -261,7 +261,9 @@ fn program() -> &'static Path {
         }
         let folder = tempfile::tempdir_in("/var/tmp").expect("a folder in /var/tmp");
         let copy = folder.path().join("walls");
-        std::fs::copy(&own, &copy).expect("this program can be copied");
+        // By another process: one that is forked here meanwhile would hold it open for writing.
+        let status = Command::new("cp").arg(&own).arg(&copy).status();
+        assert!(status.expect("cp runs").success(), "this program is copied");
         for path in [folder.path(), &copy] {
             let mode = std::fs::Permissions::from_mode(0o755);
             std::fs::set_permissions(path, mode).expect("modes can be set");

@@ -4,6 +4,7 @@ mod attest;
 pub(crate) mod build;
 mod call;
 mod describe;
+mod inspect;
 mod kms;
 mod logs;
 pub(crate) mod open;
@@ -43,7 +44,9 @@ pub(crate) enum Command {
     /// Ask an enclave for an attestation document
     Attest(attest::Arguments),
     /// Verify an attestation document
-    Verify(verify::Arguments),
+    Verify(Box<verify::Arguments>),
+    /// Show what an attestation document says of itself, verified or not
+    Inspect(inspect::Arguments),
     /// Seal data under a key of the key service, as its owner
     Seal(seal::Arguments),
     /// Open sealed data, as its owner
@@ -54,6 +57,16 @@ pub(crate) enum Command {
     /// Watch over one enclave (started by `run`)
     #[command(hide = true)]
     SuperviseEnclave,
+}
+
+impl Command {
+    /// Whether all that it does is to read files and print.
+    pub(crate) fn only_prints(&self) -> bool {
+        matches!(
+            self,
+            Command::Describe(_) | Command::Policy(_) | Command::Verify(_) | Command::Inspect(_)
+        )
+    }
 }
 
 pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
@@ -69,6 +82,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Call(arguments) => block_on(call::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Attest(arguments) => block_on(attest::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => Ok(verify::run(&arguments)),
+        Command::Inspect(arguments) => Ok(inspect::run(&arguments)),
         Command::Seal(arguments) => block_on(seal::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Open(arguments) => block_on(open::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Kms(command) => kms::run(command).map(|()| ExitCode::SUCCESS),

@@ -1,42 +1,48 @@
 //! `anchorhold verify`: judges an attestation document. Exit code 0: admitted;
 //! 1: refused, and why; 2: not something that could be judged.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anchorhold_attestation::{Admitted, Anchor, Expectations, Pcr, Time, Unverified};
+use anchorhold_attestation::{
+    Admitted, Anchor, Difference, Expectations, PCR_COUNT, ParseError, Pcr, Refusal, Time,
+    UnknownKeys, Unverified, VerifyError,
+};
 use anyhow::Context as _;
-use base64::Engine as _;
 use clap::Args;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Map, Value, json};
 
+use crate::documents::{self, when};
 use crate::errors::one_line;
-use crate::files;
-
-/// No attestation document is longer: the key service's limit.
-const DOCUMENT_LIMIT: u64 = 262_144;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
-    anchorhold verify document.cbor --at now --image cards.eif --nonce 00ff\n  \
+    anchorhold verify document.cbor --image cards.eif --nonce 00ff\n  \
     anchorhold verify archive.cbor --at document --any-image\n  \
-    anchorhold verify document.cbor --at now --image cards.eif --anchor ~/.local/state/anchorhold/development-root/root.pem\n\n\
+    anchorhold verify document.cbor --image cards.eif --anchor ~/.local/state/anchorhold/development-root/root.pem\n\n\
     Exit code: 0 admitted, 1 refused (and why), 2 unusable input.\n\
     Without --anchor only documents of real Nitro hardware are admitted. Documents of the sandbox \
     backend are signed by this machine's development root: they show that the protocol works, not \
     that anything is protected from this machine.")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own on the command line"
+)]
 pub(crate) struct Arguments {
     /// The document: raw CBOR, base64 or hex; `-` for standard input
     document: PathBuf,
     /// When to judge it: `now` (and fresh), `document` (its own timestamp, for archives), or an RFC 3339 time
-    #[arg(long, value_name = "now|document|RFC3339")]
+    #[arg(long, value_name = "now|document|RFC3339", default_value = "now")]
     at: String,
     /// Expect the measurements of this image
     #[arg(long, value_name = "IMAGE.eif")]
     image: Option<PathBuf>,
     /// Admit any image; must be said aloud when no measurement is expected
-    #[arg(long, conflicts_with_all = ["image", "pcr0", "pcr1", "pcr2", "pcr8"])]
+    #[arg(long, conflicts_with_all = ["image", "pcr0", "pcr1", "pcr2", "pcr8", "signed_by"])]
     any_image: bool,
     /// Expect this PCR0 (hex); several: any of them
     #[arg(long, value_name = "HEX")]
@@ -56,29 +62,121 @@ pub(crate) struct Arguments {
     /// Expect this PCR8 (hex)
     #[arg(long, value_name = "HEX")]
     pcr8: Vec<Pcr>,
+    /// Expect this value of any other PCR, such as those from 16 on, which the job extends; several
+    /// for one index: any of them
+    #[arg(long, value_name = "INDEX=HEX", value_parser = indexed)]
+    pcr: Vec<(u8, Pcr)>,
+    /// Expect an image signed with this certificate (PEM), which is PCR8
+    #[arg(long, value_name = "CERTIFICATE.pem", conflicts_with = "pcr8")]
+    signed_by: Option<PathBuf>,
+    /// Expect an instance with this IAM role, which is PCR3
+    #[arg(long, value_name = "ARN", conflicts_with = "pcr3")]
+    role: Option<String>,
+    /// Expect this instance, which is PCR4
+    #[arg(long, value_name = "i-…", conflicts_with = "pcr4")]
+    instance: Option<String>,
+    /// Expect this name of the enclave
+    #[arg(long, value_name = "i-…-enc…")]
+    module_id: Option<String>,
     /// Expect this nonce
-    #[arg(long, value_name = "HEX")]
-    nonce: Option<String>,
+    #[arg(long, value_name = "HEX", value_parser = from_hex)]
+    nonce: Option<Bytes>,
     /// Expect this user data
-    #[arg(long, value_name = "HEX")]
-    user_data: Option<String>,
+    #[arg(long, value_name = "HEX", value_parser = from_hex)]
+    user_data: Option<Bytes>,
+    /// Expect this public key
+    #[arg(long, value_name = "HEX", value_parser = from_hex)]
+    public_key: Option<Bytes>,
     /// Admit documents of enclaves in debug mode, whose console anyone on the host can read
     #[arg(long)]
     allow_debug: bool,
     /// Root certificate (PEM) to trust instead of AWS's Nitro root; may be given several times
     #[arg(long, value_name = "PEM")]
     anchor: Vec<PathBuf>,
-    /// With `--at now`: refuse documents older than this
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    max_age: u64,
+    /// Refuse documents older than this at the time asked about [default with `--at now`: 300]
+    #[arg(long, value_name = "SECONDS")]
+    max_age: Option<u64>,
+    /// With a maximum age: how far a document may lie in the future, for clocks that disagree
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    max_skew: u64,
+    /// Ignore keys in the document that this version does not know, rather than refuse it
+    #[arg(long)]
+    allow_unknown_keys: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// Bytes that were given as hex.
+#[derive(Clone)]
+struct Bytes(Vec<u8>);
+
+fn from_hex(text: &str) -> Result<Bytes, String> {
+    hex::decode(text)
+        .map(Bytes)
+        .map_err(|error| format!("not hexadecimal digits: {error}"))
+}
+
+fn indexed(text: &str) -> Result<(u8, Pcr), String> {
+    let (index, value) = text
+        .split_once('=')
+        .ok_or("give an index and a value, such as 16=00ff…")?;
+    match index.parse() {
+        Ok(index) if index < PCR_COUNT => {
+            let value = value.parse().map_err(|error| format!("{error}"))?;
+            Ok((index, value))
+        }
+        _ => Err(format!("{index:?} is no PCR's index: they are 0 to 31")),
+    }
+}
+
 enum Verdict {
     Admitted(Box<Admitted>),
-    Refused { reason: String, detail: Value },
+    Refused(Box<Refused>),
+}
+
+/// Why a document is refused, and at which of the three steps.
+enum Refused {
+    Form(ParseError),
+    Truth(VerifyError),
+    Policy(Refusal),
+}
+
+impl Refused {
+    fn as_json(&self) -> Value {
+        let (names, reason) = match self {
+            Refused::Form(error) => (vec![error.name()], error.to_string()),
+            Refused::Truth(error) => (vec![error.name()], one_line(error)),
+            Refused::Policy(refusal) => (
+                refusal.differences.iter().map(Difference::name).collect(),
+                refusal.to_string(),
+            ),
+        };
+        let mut value = json!({ "admitted": false, "refused_for": names, "reason": reason });
+        match self {
+            Refused::Form(error) => {
+                value["field"] = error.field().to_string().into();
+                value["offset"] = error.offset().into();
+            }
+            Refused::Truth(_) => {}
+            Refused::Policy(refusal) => {
+                value["module_id"] = json!(refusal.module_id);
+                value["timestamp_ms"] = json!(refusal.timestamp_ms);
+                value["differences"] = json!(refusal.differences);
+            }
+        }
+        value
+    }
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refused::Form(error) => error.fmt(f),
+            Refused::Truth(error) => f.write_str(&one_line(error)),
+            Refused::Policy(refusal) => refusal.fmt(f),
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -91,14 +189,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Ok(Verdict::Refused { reason, detail }) => {
+        Ok(Verdict::Refused(refused)) => {
             if arguments.json {
-                println!(
-                    "{:#}",
-                    json!({ "admitted": false, "reason": reason, "differences": detail })
-                );
+                println!("{:#}", refused.as_json());
             } else {
-                println!("refused: {reason}");
+                println!("refused: {refused}");
             }
             ExitCode::from(1)
         }
@@ -116,58 +211,33 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn judge(arguments: &Arguments) -> anyhow::Result<Verdict> {
-    let bytes = decode(&files::read_bounded(
-        &arguments.document,
-        4 * DOCUMENT_LIMIT,
-    )?);
+    let bytes = documents::read(&arguments.document)?;
     let anchors = anchors(&arguments.anchor)?;
-    let time = time(&arguments.at, arguments.max_age)?;
+    let time = time(arguments)?;
     let expectations = expectations(arguments)?;
 
-    let refused = |error: &dyn std::error::Error| Verdict::Refused {
-        reason: one_line(error),
-        detail: Value::Null,
+    let refused = |refused| Ok(Verdict::Refused(Box::new(refused)));
+    let unknown = if arguments.allow_unknown_keys {
+        UnknownKeys::Ignore
+    } else {
+        UnknownKeys::Refuse
     };
-    let document = match Unverified::parse(&bytes) {
+    let document = match Unverified::parse_with(&bytes, unknown) {
         Ok(document) => document,
         Err(error) if error.is_not_a_document() => {
             let name = arguments.document.display();
             return Err(error).with_context(|| format!("{name} is not an attestation document"));
         }
-        Err(error) => return Ok(refused(&error)),
+        Err(error) => return refused(Refused::Form(error)),
     };
     let verified = match document.verify(&anchors, time) {
         Ok(verified) => verified,
-        Err(error) => return Ok(refused(&error)),
+        Err(error) => return refused(Refused::Truth(error)),
     };
-    Ok(match verified.admit(&expectations) {
-        Ok(admitted) => Verdict::Admitted(Box::new(admitted)),
-        Err(refusal) => Verdict::Refused {
-            reason: refusal.to_string(),
-            detail: serde_json::to_value(&*refusal).unwrap_or(Value::Null),
-        },
-    })
-}
-
-/// Documents start with a byte that neither base64 nor hex text has.
-fn decode(bytes: &[u8]) -> Vec<u8> {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let compact: String = text.split_whitespace().collect();
-        if let Ok(decoded) = hex::decode(&compact) {
-            return decoded;
-        }
-        for engine in [
-            &base64::engine::general_purpose::STANDARD,
-            &base64::engine::general_purpose::URL_SAFE,
-            &base64::engine::general_purpose::STANDARD_NO_PAD,
-            &base64::engine::general_purpose::URL_SAFE_NO_PAD,
-        ] {
-            if let Ok(decoded) = engine.decode(&compact) {
-                return decoded;
-            }
-        }
+    match verified.admit(&expectations) {
+        Ok(admitted) => Ok(Verdict::Admitted(Box::new(admitted))),
+        Err(refusal) => refused(Refused::Policy(*refusal)),
     }
-    bytes.to_vec()
 }
 
 fn anchors(files: &[PathBuf]) -> anyhow::Result<Vec<Anchor>> {
@@ -191,37 +261,51 @@ fn milliseconds(time: SystemTime) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-fn time(at: &str, max_age_seconds: u64) -> anyhow::Result<Time> {
-    Ok(match at {
-        "now" => Time::Now {
-            now_ms: milliseconds(SystemTime::now()),
-            max_age_ms: max_age_seconds.saturating_mul(1000),
-            max_skew_ms: 60_000,
-        },
-        "document" => Time::Document,
-        text => {
+fn time(arguments: &Arguments) -> anyhow::Result<Time> {
+    let fresh = |now_ms, max_age_seconds: u64| Time::Now {
+        now_ms,
+        max_age_ms: max_age_seconds.saturating_mul(1000),
+        max_skew_ms: arguments.max_skew.saturating_mul(1000),
+    };
+    Ok(match (arguments.at.as_str(), arguments.max_age) {
+        ("now", max_age) => fresh(milliseconds(SystemTime::now()), max_age.unwrap_or(300)),
+        ("document", None) => Time::Document,
+        ("document", Some(_)) => anyhow::bail!(
+            "--max-age says nothing at the document's own time, at which it is 0 seconds old; \
+             leave it out, or say --at now"
+        ),
+        (text, max_age) => {
             let timestamp: jiff::Timestamp = text.parse().with_context(|| {
                 format!(
                     "--at takes now, document, or a time such as 2026-01-31T12:00:00Z, not {text:?}"
                 )
             })?;
-            let milliseconds = timestamp.as_millisecond();
-            Time::At(u64::try_from(milliseconds).context("--at lies before 1970")?)
+            let at_ms =
+                u64::try_from(timestamp.as_millisecond()).context("--at lies before 1970")?;
+            max_age.map_or(Time::At(at_ms), |max_age| fresh(at_ms, max_age))
         }
     })
 }
 
 fn expectations(arguments: &Arguments) -> anyhow::Result<Expectations> {
+    let mut allowed: BTreeMap<u8, Vec<Pcr>> = BTreeMap::new();
+    for (index, values) in [
+        (0, &arguments.pcr0),
+        (1, &arguments.pcr1),
+        (2, &arguments.pcr2),
+        (3, &arguments.pcr3),
+        (4, &arguments.pcr4),
+        (8, &arguments.pcr8),
+    ] {
+        if !values.is_empty() {
+            allowed.insert(index, values.clone());
+        }
+    }
+    for (index, value) in &arguments.pcr {
+        allowed.entry(*index).or_default().push(*value);
+    }
+
     let mut expectations = Expectations::new();
-    let mut measured = false;
-    let mut values: [(u8, Vec<Pcr>); 6] = [
-        (0, arguments.pcr0.clone()),
-        (1, arguments.pcr1.clone()),
-        (2, arguments.pcr2.clone()),
-        (3, arguments.pcr3.clone()),
-        (4, arguments.pcr4.clone()),
-        (8, arguments.pcr8.clone()),
-    ];
     if let Some(path) = &arguments.image {
         let image = anchorhold_images::Image::open(path)
             .with_context(|| format!("cannot measure {}", path.display()))?;
@@ -232,21 +316,22 @@ fn expectations(arguments: &Arguments) -> anyhow::Result<Expectations> {
             (2, Some(measurements.pcr2)),
             (8, measurements.pcr8),
         ] {
-            let slot = values.iter_mut().find(|(pcr, _)| *pcr == index);
-            if let (Some(expected), Some((_, allowed))) = (expected, slot) {
-                anyhow::ensure!(
-                    allowed.is_empty(),
-                    "--image and --pcr{index} both say what PCR{index} is to be: give one of them"
-                );
-                allowed.push(expected);
-            }
+            let Some(expected) = expected else { continue };
+            anyhow::ensure!(
+                !allowed.contains_key(&index),
+                "--image and --pcr{index} both say what PCR{index} is to be: give one of them"
+            );
+            expectations = expectations.pcr(index, [expected]);
         }
     }
-    for (index, allowed) in values {
-        if !allowed.is_empty() {
-            measured = true;
-            expectations = expectations.pcr(index, allowed);
-        }
+    if let Some(path) = &arguments.signed_by {
+        expectations = expectations.signed_by(&signing_certificate(path)?);
+    }
+    let measured = arguments.image.is_some()
+        || arguments.signed_by.is_some()
+        || [0, 1, 2, 8].iter().any(|index| allowed.contains_key(index));
+    for (index, values) in allowed {
+        expectations = expectations.pcr(index, values);
     }
     if arguments.any_image {
         expectations = expectations.any_image();
@@ -255,40 +340,83 @@ fn expectations(arguments: &Arguments) -> anyhow::Result<Expectations> {
             "no measurement is expected: name an --image or a --pcr0, or say --any-image to admit every image"
         );
     }
+    if let Some(arn) = &arguments.role {
+        expectations = expectations.role(arn);
+    }
+    if let Some(id) = &arguments.instance {
+        expectations = expectations.instance(id);
+    }
+    if let Some(id) = &arguments.module_id {
+        expectations = expectations.module_id(id);
+    }
     if let Some(nonce) = &arguments.nonce {
-        expectations = expectations.nonce(&hex::decode(nonce).context("--nonce is not hex")?);
+        expectations = expectations.nonce(&nonce.0);
     }
     if let Some(data) = &arguments.user_data {
-        expectations =
-            expectations.user_data(&hex::decode(data).context("--user-data is not hex")?);
+        expectations = expectations.user_data(&data.0);
+    }
+    if let Some(key) = &arguments.public_key {
+        expectations = expectations.public_key(&key.0);
     }
     Ok(expectations.allow_debug(arguments.allow_debug))
 }
 
-fn when(milliseconds: u64) -> String {
-    i64::try_from(milliseconds)
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(
-            || format!("{milliseconds} ms after 1970"),
-            |time| time.to_string(),
-        )
+/// The one certificate of a PEM file, as DER.
+fn signing_certificate(path: &Path) -> anyhow::Result<CertificateDer<'static>> {
+    let mut certificates = CertificateDer::pem_file_iter(path)
+        .with_context(|| format!("cannot read the certificate {}", path.display()))?;
+    let first = certificates
+        .next()
+        .with_context(|| format!("{} holds no certificate in PEM", path.display()))?
+        .with_context(|| format!("{} is damaged", path.display()))?;
+    anyhow::ensure!(
+        certificates.next().is_none(),
+        "{} holds more than one certificate: give the one that signed the image alone",
+        path.display()
+    );
+    Ok(first)
+}
+
+/// What a register measures, in a word or two.
+fn meaning(index: u8) -> &'static str {
+    match index {
+        0 => "the whole image",
+        1 => "its kernel and boot ramdisk",
+        2 => "its application",
+        3 => "the instance's IAM role",
+        4 => "the instance",
+        8 => "the certificate that signed the image",
+        16.. => "extended by the job",
+        _ => "",
+    }
 }
 
 fn print_for_people(document: &Admitted) {
-    println!("admitted");
+    println!("admitted: the document is genuine, and all that was expected of it holds");
     println!("  enclave      {}", document.module_id());
     println!("  signed at    {}", when(document.timestamp_ms()));
     println!(
-        "  anchor       {}",
-        hex::encode(document.anchor_fingerprint())
+        "  valid until  {}",
+        when(document.certificate_not_after_ms())
     );
+    let anchor = document.anchor_fingerprint();
+    println!("  root         {}", hex::encode(anchor));
+    if anchor == Anchor::aws_nitro().fingerprint() {
+        println!("               AWS's: a Nitro enclave on real hardware");
+    } else {
+        println!("               one that --anchor named, not AWS's: no word about hardware");
+    }
     if document.is_debug() {
-        println!("  DEBUG MODE   its memory and console are open to the host");
+        println!(
+            "  DEBUG MODE   its memory and console are open to the host, its image not measured"
+        );
     }
     for (index, value) in document.pcrs() {
         if !value.is_zero() {
             println!("  PCR{index:<9} {value}");
+            if !meaning(index).is_empty() {
+                println!("               {}", meaning(index));
+            }
         }
     }
     for (name, bytes) in [
@@ -312,6 +440,7 @@ fn as_json(document: &Admitted) -> Value {
         "module_id": document.module_id(),
         "timestamp_ms": document.timestamp_ms(),
         "timestamp": when(document.timestamp_ms()),
+        "valid_until": when(document.certificate_not_after_ms()),
         "debug": document.is_debug(),
         "anchor_sha256": hex::encode(document.anchor_fingerprint()),
         "pcrs": pcrs,

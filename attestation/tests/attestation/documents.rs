@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anchorhold_attestation::{Anchor, Engine, Expectations, Time, Unverified, VerifyError};
+use anchorhold_attestation::{Anchor, Engine, Expectations, Pcr, Time, Unverified, VerifyError};
 use serde_json::Value;
 
 use crate::engines;
@@ -100,6 +100,8 @@ fn each_documents_facts_are_those_of_the_index() {
         ] {
             assert_eq!(serde_json::json!(found.map(<[u8]>::len)), entry[key]);
         }
+        let instance = verified.module_id().split("-enc").next().unwrap();
+        assert_eq!(verified.pcr(4), Some(Pcr::of_instance(instance)));
         assert_eq!(
             verified.anchor_fingerprint(),
             Anchor::aws_nitro().fingerprint()
