@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
                 let bytes = self.take(1 << (information - 24), offset)?;
                 let value = bytes
                     .iter()
-                    .fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+                    .fold(0_u64, |value, byte| (value << 8) + u64::from(*byte));
                 let least = match information {
                     24 => 24,
                     25 => 1 << 8,
@@ -257,15 +257,14 @@ impl<'a> Reader<'a> {
     /// One well-formed item of any kind, whatever is in it. Strings have definite lengths, as
     /// everywhere here; arrays and maps either.
     pub(crate) fn skip(&mut self) -> Result<(), Fault> {
-        self.skip_within(0)
+        self.skip_within(MAX_DEPTH)
     }
 
-    fn skip_within(&mut self, depth: usize) -> Result<(), Fault> {
+    /// `levels`: how many more items may lie around those within this one.
+    fn skip_within(&mut self, levels: usize) -> Result<(), Fault> {
         let offset = self.at;
-        if depth > MAX_DEPTH {
-            return Err(Fault::TooDeep { offset });
-        }
         let head = self.head()?;
+        let inner = |levels: usize| levels.checked_sub(1).ok_or(Fault::TooDeep { offset });
         let items_per_entry = match head.kind {
             Kind::UnsignedInteger | Kind::NegativeInteger => {
                 return head.argument.map(drop).ok_or(Fault::Indefinite { offset });
@@ -289,18 +288,19 @@ impl<'a> Reader<'a> {
             Kind::Break => return Err(Fault::Reserved { offset }),
             Kind::Tag => {
                 head.argument.ok_or(Fault::Indefinite { offset })?;
-                return self.skip_within(depth + 1);
+                return self.skip_within(inner(levels)?);
             }
             Kind::Array => 1,
             Kind::Map => 2,
         };
+        let levels = inner(levels)?;
         let length = head.argument.map_or(Length::Indefinite, Length::Definite);
         let mut read = 0;
         // Each turn takes at least one byte, so that a false count ends with the input.
         while self.more(length, read)? {
             read += 1;
             for _ in 0..items_per_entry {
-                self.skip_within(depth + 1)?;
+                self.skip_within(levels)?;
             }
         }
         Ok(())
@@ -372,6 +372,86 @@ mod tests {
             Reader::new(&[0x1f]).unsigned(),
             Err(Fault::Indefinite { offset: 0 })
         );
+    }
+
+    #[test]
+    fn kinds_have_names() {
+        for (kind, name) in [
+            (Kind::UnsignedInteger, "an unsigned integer"),
+            (Kind::NegativeInteger, "a negative integer"),
+            (Kind::Bytes, "a byte string"),
+            (Kind::Text, "a text"),
+            (Kind::Array, "an array"),
+            (Kind::Map, "a map"),
+            (Kind::Tag, "a tag"),
+            (Kind::Null, "null"),
+            (Kind::Simple, "a simple value"),
+            (Kind::Break, "a break"),
+        ] {
+            assert_eq!(kind.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn where_nothing_follows_there_is_neither_bytes_nor_null() {
+        let input = [0xf6, 0xf6];
+        let mut reader = Reader::new(&input).within(&(0..1));
+        assert_eq!(reader.bytes_or_null(), Ok(None));
+        assert_eq!(
+            reader.bytes_or_null(),
+            Err(Fault::Truncated { offset: 1 }),
+            "what lies beyond the part is not looked at"
+        );
+        assert_eq!(Reader::new(&[]).tag(), Ok(None));
+    }
+
+    #[test]
+    fn any_well_formed_item_can_be_skipped() {
+        for item in [
+            &[0x17][..],
+            &[0x38, 24],
+            &[0x41, 0xff],
+            &[0x61, b'x'],
+            &[0x80],
+            &[0x82, 0x00, 0xf6],
+            &[0x9f, 0x00, 0x01, 0xff],
+            &[0xa1, 0x00, 0x01],
+            &[0xbf, 0x00, 0x01, 0xff],
+            &[0xc1, 0x00],
+            &[0xf4],
+            &[0xf8, 0x20],
+            &[0xf9, 0x00, 0x01],
+            &[0xfa, 0, 0, 0, 1],
+            &[0xfb, 0, 0, 0, 0, 0, 0, 0, 1],
+        ] {
+            let mut reader = Reader::new(item);
+            assert_eq!(reader.skip(), Ok(()), "{item:02x?}");
+            assert_eq!(reader.rest(), 0, "{item:02x?}");
+        }
+        for (item, fault) in [
+            (&[0xf8, 0x1f][..], Fault::Reserved { offset: 0 }),
+            (&[0xff], Fault::Reserved { offset: 0 }),
+            (&[0xbf, 0x00, 0xff], Fault::Reserved { offset: 2 }),
+            (&[0x1f], Fault::Indefinite { offset: 0 }),
+            (&[0xdf, 0x00], Fault::Indefinite { offset: 0 }),
+            (&[0x82, 0x00], Fault::Truncated { offset: 2 }),
+        ] {
+            assert_eq!(Reader::new(item).skip(), Err(fault), "{item:02x?}");
+        }
+    }
+
+    #[test]
+    fn items_are_skipped_as_deep_as_is_allowed_and_no_deeper() {
+        for head in [0x81, 0xc1] {
+            let mut item = vec![head; MAX_DEPTH];
+            item.push(0);
+            assert_eq!(Reader::new(&item).skip(), Ok(()));
+            item.insert(0, head);
+            assert_eq!(
+                Reader::new(&item).skip(),
+                Err(Fault::TooDeep { offset: MAX_DEPTH })
+            );
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub enum ParseError {
         offset: usize,
     },
     /// The value of an unknown key that is nested too deeply to be skipped.
-    #[error("payload: the value at offset {offset} is nested more than {MAX_DEPTH} deep")]
+    #[error("payload: the item at offset {offset} lies within more than {MAX_DEPTH} others")]
     TooDeep {
         /// Where the innermost item that was looked at begins.
         offset: usize,
