@@ -192,6 +192,50 @@ fn a_path_longer_than_its_issuer_allows_is_refused() {
 }
 
 #[test]
+fn a_root_that_is_absent_does_not_hide_which_signature_is_wrong() {
+    let chain = Plan::new().issue();
+    let mut cabundle = chain.cabundle();
+    cabundle[0] = b"anything".to_vec();
+    *cabundle[2].last_mut().unwrap() ^= 1;
+    let document = chain.document(&Payload::new(&chain.leaf.der, &cabundle));
+    assert_eq!(
+        document
+            .verify(&[chain.anchor()], Time::Document)
+            .unwrap_err(),
+        VerifyError::Chain(ChainError::Signature {
+            position: CertificatePosition::Cabundle(2)
+        })
+    );
+}
+
+#[test]
+fn refusals_name_certificate_and_time_for_people() {
+    let mut plan = Plan::new();
+    plan.leaf.params.not_after = instant(NOW_MS - HOUR_MS).into();
+    plan.leaf.params.not_before = instant(NOW_MS - 2 * HOUR_MS).into();
+    assert_eq!(
+        refusal(plan).to_string(),
+        "the leaf certificate was valid until 2025-06-15T14:06:40Z and the time asked about is \
+         2025-06-15T15:06:40Z"
+    );
+    let mut plan = Plan::new();
+    plan.issuers[1].params.not_before = instant(NOW_MS + HOUR_MS).into();
+    assert_eq!(
+        refusal(plan).to_string(),
+        "cabundle[2] is valid from 2025-06-15T16:06:40Z and the time asked about is \
+         2025-06-15T15:06:40Z"
+    );
+    let mut plan = Plan::new();
+    plan.root.params.not_after = instant(NOW_MS - HOUR_MS).into();
+    plan.root.params.not_before = instant(NOW_MS - 2 * HOUR_MS).into();
+    assert!(
+        refusal(plan)
+            .to_string()
+            .starts_with("the anchor was valid until 2025")
+    );
+}
+
+#[test]
 fn path_lengths_that_are_just_enough_are_followed() {
     let mut plan = Plan::new();
     plan.root.params.is_ca = IsCa::Ca(BasicConstraints::Constrained(3));

@@ -31,7 +31,13 @@ fn a_root_with_the_trusted_ones_name_is_not_trusted() {
     let refused = attacker
         .document(&attacker.payload())
         .verify(&[trusted.anchor()], Time::Document);
-    assert!(matches!(refused, Err(VerifyError::Chain(_))), "{refused:?}");
+    assert_eq!(
+        refused.unwrap_err(),
+        VerifyError::Chain(ChainError::UnknownRoot {
+            claimed: hex::encode(attacker.anchor().fingerprint()),
+            trusted: vec![hex::encode(trusted.anchor().fingerprint())],
+        })
+    );
 }
 
 #[test]
