@@ -4,6 +4,7 @@
 
 mod admission;
 mod chains;
+mod claimed;
 mod damage;
 mod documents;
 #[expect(
