@@ -1,7 +1,8 @@
 //! What damage does to documents that AWS has signed: nothing that was changed is ever accepted.
 //!
 //! As it is, one bit of each byte is flipped for the default engine, and of each sixteenth byte for the
-//! other. With the feature `exhaustive` every bit is, for each engine: minutes, not seconds.
+//! other. With the feature `exhaustive` the default engine has every bit flipped, and the other one of
+//! each byte: minutes, not seconds. With ANCHORHOLD_EVERY_BIT set as well, both have every bit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,10 +32,12 @@ fn in_parallel(count: usize, check: impl Fn(usize) + Sync) {
 
 /// The bits that are flipped for an engine.
 fn bits(engine: Engine, bytes: usize) -> Vec<usize> {
-    if cfg!(feature = "exhaustive") {
+    let is_default = engine == Engine::default();
+    let exhaustive = cfg!(feature = "exhaustive");
+    if exhaustive && (is_default || std::env::var_os("ANCHORHOLD_EVERY_BIT").is_some()) {
         return (0..bytes * 8).collect();
     }
-    let step = if engine == Engine::default() { 1 } else { 16 };
+    let step = if is_default || exhaustive { 1 } else { 16 };
     (0..bytes)
         .step_by(step)
         .map(|byte| byte * 8 + (byte / step) % 8)
