@@ -132,6 +132,29 @@ fn inputs_longer_than_any_document_are_not_looked_at() {
         Unverified::parse(&long).unwrap_err(),
         ParseError::TooLong { found: long.len() }
     );
+    assert_eq!(
+        Unverified::parse(&long).unwrap_err().offset(),
+        MAX_DOCUMENT_BYTES
+    );
+
+    // The longest that is: padded with what callers may give, and three long certificates.
+    let padded = |padding: usize| {
+        let payload = Payload::new(&[0x30; 300], &[vec![0x30; 3000], vec![0x30; 3000]])
+            .set("nonce", bytes(vec![1; 4000]))
+            .set("user_data", bytes(vec![2; padding]));
+        document(&payload.to_bytes())
+    };
+    let room = MAX_DOCUMENT_BYTES - padded(300).len();
+    let longest = padded(300 + room);
+    assert_eq!(longest.len(), MAX_DOCUMENT_BYTES);
+    assert!(Unverified::parse(&longest).is_ok());
+    let longer = padded(301 + room);
+    assert_eq!(
+        Unverified::parse(&longer).unwrap_err(),
+        ParseError::TooLong {
+            found: MAX_DOCUMENT_BYTES + 1
+        }
+    );
 }
 
 #[test]
