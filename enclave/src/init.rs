@@ -15,7 +15,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use anchorhold_manifest::MANIFEST_PATH;
 
 use crate::nsm::{Device, Nsm, NsmError};
-use crate::sys;
+use crate::{modules, sys};
 
 /// Why the enclave could not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,7 @@ pub fn prepare() -> Result<Device, InitError> {
     for place in PLACES {
         place.provide()?;
     }
+    modules::load();
     let nsm = Device::open()?;
     let description = nsm.describe()?;
     seed(&nsm)?;

@@ -12,6 +12,7 @@ pub mod isolation;
 pub mod jobs;
 pub mod keys;
 pub mod lines;
+mod modules;
 pub mod nsm;
 pub mod reaper;
 pub mod runtime;

@@ -26,12 +26,16 @@ use crate::measure::Measurements;
 use crate::ramdisk::Compression;
 use crate::storage::Storage;
 use crate::write::ImageWriter;
-use crate::{DEFAULT_COMMAND_LINE, NO_KERNEL, NO_KERNEL_VERSION};
+use crate::{ACPI, DEFAULT_COMMAND_LINE, NO_KERNEL, NO_KERNEL_VERSION};
 
 /// The manifest's name beside a Cargo package.
 const MANIFEST_FILE: &str = "anchorhold.toml";
 /// Where a single program lies in its image.
 const JOB_PATH: &str = "/job";
+/// Where the runtime finds kernel modules.
+const MODULES: &str = "/anchorhold/modules";
+/// Several times the largest that a distribution has.
+const MAX_MODULE_BYTES: u64 = 64 << 20;
 /// The Linux kernel's own limit on x86-64 and arm64, its terminating NUL included.
 const MAX_COMMAND_LINE_BYTES: usize = 2048;
 /// A bundle of all public authorities has a quarter of this.
@@ -70,8 +74,10 @@ pub struct BuildOptions {
     pub manifest: Option<PathBuf>,
     /// The kernel's file; none for an image that runs in the sandbox only.
     pub kernel: Option<PathBuf>,
-    /// The kernel's command line; none for AWS's own.
+    /// The kernel's command line; none for AWS's own, and for a kernel with modules [`ACPI`](crate::ACPI) behind it.
     pub command_line: Option<String>,
+    /// Modules that the runtime loads into the kernel before all else, in this order.
+    pub modules: Vec<PathBuf>,
     /// The enclave's runtime, a static program; it becomes `/init`.
     pub init: PathBuf,
     /// Where the image goes. An older one is replaced once the new one is complete.
@@ -95,6 +101,7 @@ impl BuildOptions {
             manifest: None,
             kernel: None,
             command_line: None,
+            modules: Vec::new(),
             init,
             output,
             bin: None,
@@ -260,7 +267,13 @@ pub fn build(
 ) -> Result<Built, BuildError> {
     // Cheap checks first: compiling takes longest.
     let build_time = build_time(options.source_date_epoch.as_deref())?;
-    let command_line = command_line(options.command_line.as_deref())?;
+    let default = if options.modules.is_empty() {
+        DEFAULT_COMMAND_LINE.to_owned()
+    } else {
+        // Kernels that are not made for it find virtio devices by ACPI.
+        format!("{DEFAULT_COMMAND_LINE} {ACPI}")
+    };
+    let command_line = command_line(Some(options.command_line.as_deref().unwrap_or(&default)))?;
     let runtime = static_program("runtime", &options.init)?;
     let manifest = ManifestText::find(options)?;
     let ca = manifest.ca()?;
@@ -296,7 +309,7 @@ pub fn build(
     if let Some(ca) = ca {
         application.bytes(KEY_SERVICE_CA_PATH, ca);
     }
-    let bootstrap = bootstrap(&options.init)?;
+    let bootstrap = bootstrap(&options.init, &options.modules)?;
 
     let metadata = Metadata {
         image_name: manifest.parsed.image.name.clone().unwrap_or(default_name.0),
@@ -418,8 +431,26 @@ impl Write for Counted<'_> {
 }
 
 /// The runtime's ramdisk, the same for every application.
-fn bootstrap(init: &Path) -> Result<Contents, FolderError> {
+fn bootstrap(init: &Path, modules: &[PathBuf]) -> Result<Contents, BuildError> {
     let mut contents = Contents::default();
+    if !modules.is_empty() {
+        contents.directory(MODULES, 0o755);
+    }
+    for (number, file) in modules.iter().enumerate() {
+        let read = |source| BuildError::Read {
+            what: "kernel module",
+            path: file.clone(),
+            source,
+        };
+        let storage = regular("kernel module", file)?;
+        if storage.len() > MAX_MODULE_BYTES {
+            return Err(read(io::ErrorKind::FileTooLarge.into()));
+        }
+        let bytes = storage.read(0, storage.len()).map_err(read)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        // Numbered, since they are loaded in the order of their names.
+        contents.bytes(&format!("{MODULES}/{number:03}-{name}"), bytes);
+    }
     contents.program("/init", init)?;
     for folder in ["/anchorhold", "/dev", "/proc", "/run", "/sys"] {
         contents.directory(folder, 0o755);

@@ -237,6 +237,14 @@ impl Unmeasured {
             .collect()
     }
 
+    /// Whether it has a kernel. Without one it runs in the sandbox only.
+    pub fn has_kernel(&self) -> Result<bool, ImageError> {
+        has_kernel(&self.storage, &self.sections).map_err(|source| ImageError::Read {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// Hashes the whole file and checks what was left: the checksum, the metadata, the signature section.
     pub fn measure(self) -> Result<Image, ImageError> {
         let Unmeasured {
@@ -302,6 +310,23 @@ impl Unmeasured {
             signature,
         })
     }
+}
+
+/// Bytes that [`Image::copy_section`] holds at a time.
+const COPIED_AT_ONCE: usize = 256 * 1024;
+
+fn has_kernel(storage: &Storage, sections: &[Section]) -> io::Result<bool> {
+    let Some(kernel) = sections
+        .iter()
+        .find(|section| section.kind == SectionKind::Kernel)
+    else {
+        return Ok(false);
+    };
+    if kernel.size != NO_KERNEL.len() as u64 {
+        return Ok(true);
+    }
+    let bytes = storage.read(kernel.offset, kernel.size)?;
+    Ok(bytes != NO_KERNEL.as_bytes())
 }
 
 /// An image that was read to its last byte: structure, checksum and measurements hold.
@@ -381,21 +406,19 @@ impl Image {
 
     /// Whether it has a kernel. Without one it runs in the sandbox only.
     pub fn has_kernel(&self) -> Result<bool, ImageError> {
-        let Some(kernel) = self
-            .sections
-            .iter()
-            .find(|section| section.kind == SectionKind::Kernel)
-        else {
-            return Ok(false);
-        };
-        if kernel.size != NO_KERNEL.len() as u64 {
-            return Ok(true);
-        }
-        let bytes = self
-            .storage
-            .read(kernel.offset, kernel.size)
-            .map_err(|source| self.unreadable(source))?;
-        Ok(bytes != NO_KERNEL.as_bytes())
+        has_kernel(&self.storage, &self.sections).map_err(|source| self.unreadable(source))
+    }
+
+    /// Writes what one of its [`sections`](Self::sections) holds.
+    pub fn copy_section(&self, section: &Section, to: &mut dyn io::Write) -> io::Result<()> {
+        let mut written = Ok(());
+        self.storage
+            .each_chunk(section.offset, section.size, COPIED_AT_ONCE, |bytes| {
+                if written.is_ok() {
+                    written = to.write_all(bytes);
+                }
+            })?;
+        written
     }
 
     /// The ramdisks in order.

@@ -42,3 +42,7 @@ pub const NO_KERNEL_VERSION: &str = "none (sandbox only)";
 /// The kernel's command line where none is given: AWS's own.
 pub const DEFAULT_COMMAND_LINE: &str = "reboot=k panic=30 pci=off nomodules console=ttyS0 i8042.noaux i8042.nomux \
      i8042.nopnp i8042.dumbkbd random.trust_cpu=on";
+
+/// Behind a command line it says that the kernel finds its devices by ACPI, and does not take them from the command line, as
+/// kernels for Nitro enclaves do. Kernels of distributions need it on the qemu backend.
+pub const ACPI: &str = "acpi=force";

@@ -3,27 +3,30 @@
 //! It is trusted with nothing: it sees ciphertext, and whatever it says inside is taken for a lie until checked. It must never
 //! depend on the key service, and never hold a key.
 //!
-//! [`launch`] starts an image on the [`sandbox`] backend and gives an [`Enclave`]: `connect` to a port of it, `listen` for what it
-//! dials, its console, `wait`, and kill on drop.
+//! [`launch`] starts an image on the [`sandbox`] or the [`qemu`] backend and gives an [`Enclave`]: `connect` to a port of it,
+//! `listen` for what it dials, its console, `wait`, and kill on drop.
 #![deny(unsafe_code)]
 
 pub mod client;
 pub mod lifecycle;
+pub mod qemu;
 pub mod sandbox;
 pub mod window;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anchorhold_images::{Image, ImageError, Unmeasured};
 use anchorhold_manifest::{Manifest, ManifestError};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use sandbox::{Enclave, Ended, How, LaunchReport, Limits, StartError, UnpackError};
+pub use sandbox::{Ended, How, LaunchReport, Limits, StartError, UnpackError};
 
-/// How an enclave is confined on the sandbox backend.
+/// How an enclave is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
@@ -32,6 +35,10 @@ pub enum Isolation {
     Namespaces,
     /// None of them: chroot, Landlock, seccomp and a changed user alone. For root inside a container that forbids namespaces.
     Reduced,
+    /// A virtual machine, run by the processor itself. Of the qemu backend alone.
+    Kvm,
+    /// A virtual machine, emulated. Of the qemu backend alone.
+    Tcg,
 }
 
 impl fmt::Display for Isolation {
@@ -39,6 +46,55 @@ impl fmt::Display for Isolation {
         to.write_str(match self {
             Isolation::Namespaces => "namespaces",
             Isolation::Reduced => "reduced isolation",
+            Isolation::Kvm => "virtual machine (KVM)",
+            Isolation::Tcg => "virtual machine (emulated)",
+        })
+    }
+}
+
+/// Where an image runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// A confined process; see [`sandbox`].
+    #[default]
+    Sandbox,
+    /// A virtual machine; see [`qemu`].
+    Qemu,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Backend::Sandbox => "sandbox",
+            Backend::Qemu => "qemu",
+        })
+    }
+}
+
+impl Backend {
+    /// The best that this machine has for an image, and why it is that one.
+    pub fn best_for(image: &Unmeasured) -> Result<(Backend, String), ImageError> {
+        let nitro = if Path::new("/dev/nitro_enclaves").exists() {
+            "this version has no backend for /dev/nitro_enclaves"
+        } else {
+            "this is no host of Nitro enclaves"
+        };
+        if !image.has_kernel()? {
+            return Ok((
+                Backend::Sandbox,
+                format!("{nitro}; the image has no kernel"),
+            ));
+        }
+        Ok(match qemu::Program::find() {
+            Ok(program) => (
+                Backend::Qemu,
+                format!(
+                    "{nitro}; the image has a kernel, and there is QEMU {}",
+                    program.version
+                ),
+            ),
+            Err(missing) => (Backend::Sandbox, format!("{nitro}; {missing}")),
         })
     }
 }
@@ -58,8 +114,14 @@ pub struct Launch {
     pub debug: bool,
     /// The enclave's own folder on the host, made if it does not exist: `vsock.sock`, `vsock.sock_<port>`, `console.log`.
     pub dir: PathBuf,
-    /// How it is confined.
+    /// Where it runs.
+    pub backend: Backend,
+    /// How it is confined, on the sandbox backend.
     pub isolation: Isolation,
+    /// The QEMU to run it with, on the qemu backend; else it is looked for.
+    pub qemu: Option<PathBuf>,
+    /// Why KVM is not to be tried, on the qemu backend, where that is known.
+    pub no_kvm: Option<String>,
     /// Its name in attestation documents; else one is made up, in the form of real ones.
     pub module_id: Option<String>,
 }
@@ -74,7 +136,10 @@ impl Launch {
             cpus: None,
             debug: false,
             dir: dir.into(),
+            backend: Backend::default(),
             isolation: Isolation::default(),
+            qemu: None,
+            no_kvm: None,
             module_id: None,
         }
     }
@@ -115,16 +180,181 @@ pub enum LaunchError {
     /// The sandbox could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The virtual machine could not be started.
+    #[error(transparent)]
+    Qemu(#[from] Box<qemu::StartError>),
+}
+
+/// A running enclave, on whatever backend. It is killed, and everything of it is removed but its console, when this is
+/// dropped.
+#[derive(Debug)]
+pub struct Enclave {
+    backed: Backed,
+    has_manifest: bool,
+}
+
+enum Backed {
+    Sandbox(sandbox::Enclave),
+    Qemu(qemu::Enclave),
+}
+
+impl fmt::Debug for Backed {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backed::Sandbox(enclave) => write!(to, "sandbox, CID {}", enclave.cid()),
+            Backed::Qemu(enclave) => write!(to, "qemu, CID {}", enclave.cid()),
+        }
+    }
+}
+
+impl Enclave {
+    /// Whether its image has a manifest, and so anchorhold's runtime, which serves calls. An image of another tool's says no more
+    /// than that it lives.
+    pub fn has_manifest(&self) -> bool {
+        self.has_manifest
+    }
+
+    /// Where it runs.
+    pub fn backend(&self) -> Backend {
+        match &self.backed {
+            Backed::Sandbox(_) => Backend::Sandbox,
+            Backed::Qemu(_) => Backend::Qemu,
+        }
+    }
+
+    /// Its CID.
+    pub fn cid(&self) -> u32 {
+        match &self.backed {
+            Backed::Sandbox(enclave) => enclave.cid(),
+            Backed::Qemu(enclave) => enclave.cid(),
+        }
+    }
+
+    /// What the start came to.
+    pub fn report(&self) -> &LaunchReport {
+        match &self.backed {
+            Backed::Sandbox(enclave) => enclave.report(),
+            Backed::Qemu(enclave) => enclave.report(),
+        }
+    }
+
+    /// What it may use, and what sees to it.
+    pub fn limits(&self) -> &Limits {
+        &self.report().limits
+    }
+
+    /// Its folder on the host, with `vsock.sock` and `vsock.sock_<port>`.
+    pub fn dir(&self) -> &Path {
+        match &self.backed {
+            Backed::Sandbox(enclave) => enclave.dir(),
+            Backed::Qemu(enclave) => enclave.dir(),
+        }
+    }
+
+    /// The file with what it has printed so far, at most 16 MiB. It stays when the enclave has ended.
+    pub fn console(&self) -> PathBuf {
+        self.dir().join("console.log")
+    }
+
+    /// Connects to one of its ports. Waits until that port has the connection. `ConnectionRefused`: nobody listens there.
+    pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        sandbox::connect(self.dir(), port)
+    }
+
+    /// Listens for what it dials on the parent (CID 3, and CID 2) at this port.
+    pub fn listen(&self, port: u32) -> io::Result<UnixListener> {
+        sandbox::listen(self.dir(), port)
+    }
+
+    /// Waits until it has ended. All that it has printed is in the console by then.
+    pub fn wait(&mut self) -> io::Result<Ended> {
+        match &mut self.backed {
+            Backed::Sandbox(enclave) => enclave.wait(),
+            Backed::Qemu(enclave) => enclave.wait(),
+        }
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&self) -> Option<Ended> {
+        match &self.backed {
+            Backed::Sandbox(enclave) => enclave.ended(),
+            Backed::Qemu(enclave) => enclave.ended(),
+        }
+    }
+
+    /// Kills it and removes everything of it but its console. Returns when that is done.
+    pub fn kill(&mut self) {
+        match &mut self.backed {
+            Backed::Sandbox(enclave) => enclave.kill(),
+            Backed::Qemu(enclave) => enclave.kill(),
+        }
+    }
 }
 
 /// Resources where neither the launch nor the image says anything.
 const DEFAULT_MEMORY_MIB: u32 = 256;
 const DEFAULT_CPUS: u32 = 1;
 
-/// Starts an image on the sandbox backend, attested by a simulated NSM under `root`. Returns when its `/init` runs.
-///
-/// The image is measured while its files are unpacked; nothing of it runs before its checksum and its measurements are known.
+/// Starts an image, attested by a simulated NSM under `root`. Returns when its `/init` runs (on the sandbox backend), or its
+/// kernel (on the qemu backend).
 pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchError> {
+    let (backed, has_manifest) = match launch.backend {
+        Backend::Sandbox => launch_sandbox(launch, root)
+            .map(|(enclave, has_manifest)| (Backed::Sandbox(enclave), has_manifest))?,
+        Backend::Qemu => launch_qemu(launch, root)
+            .map(|(enclave, has_manifest)| (Backed::Qemu(enclave), has_manifest))?,
+    };
+    Ok(Enclave {
+        backed,
+        has_manifest,
+    })
+}
+
+/// The image is measured to its last byte before the machine exists.
+fn launch_qemu(
+    launch: Launch,
+    root: &DevelopmentRoot,
+) -> Result<(qemu::Enclave, bool), LaunchError> {
+    let program = match &launch.qemu {
+        Some(path) => qemu::Program::at(path),
+        None => qemu::Program::find(),
+    }
+    .map_err(|missing| Box::new(qemu::StartError::from(missing)))?;
+    let image = Image::open(&launch.image).map_err(Box::new)?;
+    let module_id = match launch.module_id {
+        Some(module_id) => module_id,
+        None => module_id().map_err(LaunchError::Randomness)?,
+    };
+    let nsm = nsm_of(&image, root, launch.debug, module_id)?;
+    let resources = image
+        .manifest()
+        .map_err(Box::new)?
+        .map(|manifest| manifest.resources);
+    let has_manifest = resources.is_some();
+    let start = qemu::Start {
+        cid: launch.cid,
+        memory_mib: launch
+            .memory_mib
+            .or(resources.as_ref().map(|resources| resources.memory_mib))
+            .unwrap_or(DEFAULT_MEMORY_MIB),
+        cpus: launch
+            .cpus
+            .or(resources.as_ref().map(|resources| resources.cpus))
+            .unwrap_or(DEFAULT_CPUS),
+        directory: launch.dir,
+        image: &image,
+        nsm,
+        program,
+        no_kvm: launch.no_kvm,
+    };
+    Ok((qemu::start(start).map_err(Box::new)?, has_manifest))
+}
+
+/// The image is measured while its files are unpacked; nothing of it runs before its checksum and its measurements are known.
+fn launch_sandbox(
+    launch: Launch,
+    root: &DevelopmentRoot,
+) -> Result<(sandbox::Enclave, bool), LaunchError> {
     let unmeasured = Unmeasured::open(&launch.image).map_err(Box::new)?;
     let ramdisks = unmeasured.ramdisks();
     let module_id = match launch.module_id {
@@ -150,6 +380,7 @@ pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchE
             })
             .transpose()?;
         let resources = manifest.map(|manifest| manifest.resources);
+        let has_manifest = resources.is_some();
         let (sender, nsm) = std::sync::mpsc::channel();
         scope.spawn(move || {
             let made = measuring.join().unwrap_or_else(|_| {
@@ -160,7 +391,7 @@ pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchE
             // Nobody waits for it where the start has failed already.
             let _ = sender.send(made);
         });
-        Ok(sandbox::start(sandbox::Start {
+        let enclave = sandbox::start(sandbox::Start {
             cid: launch.cid,
             memory_mib: launch
                 .memory_mib
@@ -174,7 +405,8 @@ pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchE
             isolation: launch.isolation,
             entries,
             nsm: Box::new(move || nsm.recv().map_err(|error| StartError::Nsm(error.into()))?),
-        })?)
+        })?;
+        Ok((enclave, has_manifest))
     })
 }
 
@@ -187,6 +419,16 @@ fn measured_nsm(
     let image: Image = unmeasured
         .measure()
         .map_err(|error| StartError::Nsm(error.into()))?;
+    nsm_of(&image, root, debug, module_id)
+}
+
+/// The simulated NSM of an enclave that runs this image.
+fn nsm_of(
+    image: &Image,
+    root: &DevelopmentRoot,
+    debug: bool,
+    module_id: String,
+) -> Result<Nsm, StartError> {
     let measured = image.measurements();
     let config = NsmConfig {
         pcr0: measured.pcr0,

@@ -11,7 +11,8 @@ use clap::Args;
 #[command(after_help = "Examples:\n  \
     anchorhold build --cargo enclave/jobs/cards --manifest anchorhold.toml -o cards.eif\n  \
     anchorhold build --program ./tokenize -o tokenize.eif\n  \
-    anchorhold build --root ./rootfs --manifest anchorhold.toml -o job.eif\n\n\
+    anchorhold build --root ./rootfs --manifest anchorhold.toml -o job.eif\n  \
+    anchorhold build --program ./tokenize --kernel bzImage -o tokenize.eif\n\n\
     The same inputs give the same bytes, wherever, whenever and by whomever they are packed.\n\
     Without --kernel the image runs in the sandbox backend only.")]
 pub(crate) struct Arguments {
@@ -26,6 +27,9 @@ pub(crate) struct Arguments {
     /// The kernel (bzImage) to boot; without it the image runs in the sandbox only
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Modules that the kernel needs to reach its devices, in the order in which they are to be loaded
+    #[arg(long, value_name = "FILE", requires = "kernel", num_args = 1..)]
+    modules: Vec<PathBuf>,
     /// The kernel's command line; default: what Nitro enclaves use
     #[arg(long, value_name = "TEXT")]
     cmdline: Option<String>,
@@ -72,6 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut options = BuildOptions::new(source, init, arguments.output.clone());
     options.manifest.clone_from(&arguments.manifest);
     options.kernel.clone_from(&arguments.kernel);
+    options.modules.clone_from(&arguments.modules);
     options.command_line.clone_from(&arguments.cmdline);
     options.bin.clone_from(&arguments.bin);
     let built = anchorhold_images::build(&options, &mut |progress| {

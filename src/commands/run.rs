@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anchorhold_images::Unmeasured;
 use anchorhold_manifest::{MANIFEST_PATH, Manifest};
-use anchorhold_parent::Isolation;
 use anchorhold_parent::lifecycle::{
     Home, RunError, State, SuperviseOptions, SupervisorProgram, spawn, supervise,
 };
 use anchorhold_parent::window::{Allowlist, CredentialsSource, SecretSource, Target};
+use anchorhold_parent::{Backend, Isolation};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
@@ -24,17 +24,17 @@ use crate::key_service::pair;
     The enclave may reach the key service that its measured manifest names, through this host, and nothing \
     else but what --allow names. It is handed the AWS credentials of this environment, to sign its requests \
     with; what they may do is the key policy's.\n\n\
-    The sandbox backend protects against a careless or compromised job, not against whoever controls this \
-    host. Only Nitro hardware does that.")]
+    The sandbox and qemu backends protect against a careless or compromised job, not against whoever controls \
+    this host. Only Nitro hardware does that.")]
 pub(crate) struct Arguments {
     /// The image
     image: PathBuf,
     /// A name for the enclave; default: from the image
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Where to run it: `sandbox` is a confined process, and what `auto` takes as well
-    #[arg(long, value_enum, default_value_t = Backend::Auto)]
-    backend: Backend,
+    /// Where to run it
+    #[arg(long, value_enum, default_value_t = BackendArgument::Auto)]
+    backend: BackendArgument,
     /// Memory; default: the manifest's
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..))]
     memory: Option<u32>,
@@ -65,9 +65,11 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Backend {
-    /// The best that this machine and image have
+enum BackendArgument {
+    /// The best that this machine and image have: qemu for an image with a kernel where there is QEMU 10.1, else sandbox
     Auto,
+    /// A virtual machine: needs a kernel in the image, and QEMU 10.1 or later
+    Qemu,
     /// A confined process
     Sandbox,
 }
@@ -80,8 +82,14 @@ enum IsolationArgument {
     Reduced,
 }
 
+/// A kernel boots first, and where it is emulated on a busy machine that takes its time.
+const VIRTUAL_MACHINE_START_LIMIT_MS: u64 = 180_000;
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let options = options(arguments)?;
+    let (options, why) = options(arguments)?;
+    if let Some(why) = &why {
+        eprintln!("anchorhold: backend {} ({why})", options.backend);
+    }
     let targets: Vec<String> = options.allowlist.iter().map(ToString::to_string).collect();
     let reach = if targets.is_empty() {
         "nothing".to_owned()
@@ -89,7 +97,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         targets.join(", ")
     };
     if arguments.attach {
-        eprintln!("anchorhold: backend sandbox; the enclave may reach {reach}");
+        eprintln!(
+            "anchorhold: backend {}; the enclave may reach {reach}",
+            options.backend
+        );
         let ended = supervise(&options, std::io::stdout())?;
         eprintln!("anchorhold: {} ended: {}", ended.state.name, ended.reason);
         return Ok(ExitCode::from(ended.exit_code()));
@@ -126,11 +137,8 @@ fn print_serving(state: &State, reach: &str) {
     }
 }
 
-/// What the arguments and the image's manifest ask for.
-fn options(arguments: &Arguments) -> anyhow::Result<SuperviseOptions> {
-    match arguments.backend {
-        Backend::Auto | Backend::Sandbox => {}
-    }
+/// What the arguments and the image's manifest ask for, and why it is the backend that it is, where that was chosen here.
+fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<String>)> {
     let image = Unmeasured::open(&arguments.image)
         .with_context(|| format!("cannot run {}", arguments.image.display()))?;
     let manifest =
@@ -169,6 +177,20 @@ fn options(arguments: &Arguments) -> anyhow::Result<SuperviseOptions> {
     options.memory_mib = arguments.memory;
     options.cpus = arguments.cpus;
     options.debug = arguments.debug;
+    let mut why = None;
+    options.backend = match arguments.backend {
+        BackendArgument::Qemu => Backend::Qemu,
+        BackendArgument::Sandbox => Backend::Sandbox,
+        BackendArgument::Auto => {
+            let (backend, reason) = Backend::best_for(&image)
+                .with_context(|| format!("cannot run {}", arguments.image.display()))?;
+            why = Some(reason);
+            backend
+        }
+    };
+    if options.backend == Backend::Qemu {
+        options.start_limit_ms = VIRTUAL_MACHINE_START_LIMIT_MS;
+    }
     options.isolation = match arguments.isolation {
         IsolationArgument::Namespaces => Isolation::Namespaces,
         IsolationArgument::Reduced => Isolation::Reduced,
@@ -177,7 +199,7 @@ fn options(arguments: &Arguments) -> anyhow::Result<SuperviseOptions> {
     options.credentials = CredentialsSource::Environment;
     options.secrets = secrets;
     options.record.clone_from(&arguments.record);
-    Ok(options)
+    Ok((options, why))
 }
 
 /// The manifest in the image's ramdisks, found without reading all of them: it

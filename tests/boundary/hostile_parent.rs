@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anchorhold_parent::client::ClientError;
-use anchorhold_parent::{Enclave, Launch, launch, sandbox};
+use anchorhold_parent::{Enclave, launch, sandbox};
 
 use crate::common::{House, Who};
 use crate::stage;
@@ -133,8 +133,11 @@ impl HostileParent {
         });
 
         let cid = CID.fetch_add(1, Ordering::Relaxed);
-        let enclave = launch(Launch::new(image, cid, &folder), &stage::root(house))
-            .expect("the enclave starts");
+        let enclave = launch(
+            crate::common::launch(image, cid, &folder),
+            &stage::root(house),
+        )
+        .expect("the enclave starts");
         let parent = Self {
             enclave,
             folder,

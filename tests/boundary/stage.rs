@@ -247,6 +247,7 @@ pub(crate) fn pack(house: &House, job: &Path, manifest: &str, name: &str) -> Pat
     };
     let mut options = BuildOptions::new(source, programs().init.clone(), image.clone());
     options.manifest = Some(house.write(&format!("{name}.toml"), manifest));
+    options.kernel = crate::common::kernel();
     anchorhold_images::build(&options, &mut |_| ()).expect("an image");
     image
 }

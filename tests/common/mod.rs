@@ -22,6 +22,58 @@ use anchorhold_kms::config::{
 };
 use serde_json::Value;
 
+/// Where the suites' enclaves run: in the sandbox, or where `ANCHORHOLD_TEST_BACKEND` is `qemu` in virtual machines, with the
+/// QEMU and the kernel of the folder `ANCHORHOLD_VM` (tests/vm/setup makes it).
+pub fn virtual_machines() -> Option<PathBuf> {
+    match std::env::var("ANCHORHOLD_TEST_BACKEND").as_deref() {
+        Err(_) | Ok("" | "sandbox") => None,
+        Ok("qemu") => Some(vm_folder()),
+        Ok(other) => panic!("ANCHORHOLD_TEST_BACKEND is sandbox or qemu, not {other}"),
+    }
+}
+
+/// What tests/vm/setup has made.
+pub fn vm_folder() -> PathBuf {
+    let folder = std::env::var_os("ANCHORHOLD_VM")
+        .expect("ANCHORHOLD_VM names what tests/vm/setup has made");
+    let folder = PathBuf::from(folder);
+    assert!(
+        folder.join("vmlinuz").is_file(),
+        "{} holds no kernel: run tests/vm/setup",
+        folder.display()
+    );
+    folder
+}
+
+/// The backend as `run --backend` has it.
+pub fn backend() -> &'static str {
+    if virtual_machines().is_some() {
+        "qemu"
+    } else {
+        "sandbox"
+    }
+}
+
+/// The kernel for images, where they need one.
+pub fn kernel() -> Option<PathBuf> {
+    virtual_machines().map(|folder| folder.join("vmlinuz"))
+}
+
+/// What starts an image on the backend of this run.
+pub fn launch(image: &Path, cid: u32, folder: &Path) -> anchorhold_parent::Launch {
+    let mut launch = anchorhold_parent::Launch::new(image, cid, folder);
+    if let Some(qemu) = qemu() {
+        launch.backend = anchorhold_parent::Backend::Qemu;
+        launch.qemu = Some(qemu);
+    }
+    launch
+}
+
+/// QEMU, where enclaves run in it.
+pub fn qemu() -> Option<PathBuf> {
+    virtual_machines().map(|folder| folder.join("bin/qemu-system-x86_64"))
+}
+
 /// The workspace's folder.
 pub const WORKSPACE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -120,6 +172,9 @@ impl House {
             .env_remove("AWS_CA_BUNDLE")
             .env_remove("AWS_ENDPOINT_URL")
             .stdin(Stdio::null());
+        if let Some(qemu) = qemu() {
+            command.env("ANCHORHOLD_QEMU", qemu);
+        }
         if let Some(endpoint) = &self.endpoint {
             command
                 .env("AWS_ENDPOINT_URL_KMS", endpoint)
@@ -270,18 +325,21 @@ impl House {
     pub fn image(&self, package: &str, manifest: &str, image: &str) -> PathBuf {
         let manifest_path = self.write(&format!("{image}.toml"), manifest);
         let path = self.path(image);
-        self.must(
-            Who::Owner,
-            [
-                OsStr::new("build"),
-                OsStr::new("--cargo"),
-                Path::new(WORKSPACE).join(package).as_os_str(),
-                OsStr::new("--manifest"),
-                manifest_path.as_os_str(),
-                OsStr::new("-o"),
-                path.as_os_str(),
-            ],
-        );
+        let package = Path::new(WORKSPACE).join(package);
+        let kernel = kernel();
+        let mut arguments = vec![
+            OsStr::new("build"),
+            OsStr::new("--cargo"),
+            package.as_os_str(),
+            OsStr::new("--manifest"),
+            manifest_path.as_os_str(),
+            OsStr::new("-o"),
+            path.as_os_str(),
+        ];
+        if let Some(kernel) = &kernel {
+            arguments.extend([OsStr::new("--kernel"), kernel.as_os_str()]);
+        }
+        self.must(Who::Owner, arguments);
         path
     }
 
@@ -382,6 +440,8 @@ impl House {
             image.as_os_str(),
             OsStr::new("--name"),
             OsStr::new(name),
+            OsStr::new("--backend"),
+            OsStr::new(backend()),
         ];
         arguments.extend(more.iter().map(OsStr::new));
         self.must(Who::Host, arguments);

@@ -8,7 +8,15 @@ fn house_with_odd_job() -> (House, crate::common::KeyService) {
     let more = "[resources]\nmemory_mib = 128\ncpus = 1\n";
     let manifest = house.manifest(&["/job"], "alias/odd", more).replace(
         "command = [\"/job\"]",
-        "command = [\"/job\"]\nmax_line_bytes = 65536\ntimeout_seconds = 5",
+        &format!(
+            "command = [\"/job\"]\nmax_line_bytes = 65536\ntimeout_seconds = {}",
+            // An emulated processor is slower, and shares the machine with other tests.
+            if crate::common::backend() == "qemu" {
+                30
+            } else {
+                5
+            }
+        ),
     );
     let image = house.image("tests/whole/odd-job", &manifest, "odd.eif");
     house.key("alias/odd", &house.policy(&image, "odd.json"));

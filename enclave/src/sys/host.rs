@@ -59,6 +59,33 @@ pub fn add_entropy(device: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Loads a kernel module (`finit_module`), which the kernel decompresses where it is compressed.
+///
+/// # Errors
+/// The kernel's: it is no module of this kernel, or one that it needs is missing.
+pub(crate) fn load_module(file: BorrowedFd<'_>, is_compressed: bool) -> io::Result<()> {
+    const MODULE_INIT_COMPRESSED_FILE: libc::c_int = 4; // linux/module.h
+    let flags = if is_compressed {
+        MODULE_INIT_COMPRESSED_FILE
+    } else {
+        0
+    };
+    // SAFETY: the parameters are an empty string that lives for ever; the descriptor is open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Forbids other processes of the same uid to read this one's memory or trace it (`PR_SET_DUMPABLE`).
 ///
 /// # Errors

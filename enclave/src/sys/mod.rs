@@ -9,6 +9,7 @@ mod readiness;
 mod spawn;
 mod wait;
 
+pub(crate) use host::load_module;
 pub use host::{
     Landlock, add_entropy, adopt_orphans, drop_core_dumps, landlock_version, may_drop_bounding_set,
     refuse_dumps,

@@ -3,6 +3,7 @@
 //! Everything that is particular to a backend stays behind this.
 
 use super::state::MeasuredAs;
+use crate::Isolation;
 
 /// How an enclave ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub(super) struct GuestEnd {
 /// What a backend knows of an enclave once it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
+    /// How it is confined, where that was found out by the start.
+    pub(super) isolation: Option<Isolation>,
+    /// Whether it has a control port that says when it serves. Else its heartbeat is all that there is to wait for.
+    pub(super) has_control_port: bool,
     pub(super) memory_mib: Option<u32>,
     pub(super) cpus: Option<u32>,
     /// How each limit is enforced and what is missing, one sentence each.

@@ -26,12 +26,12 @@ use super::home::Home;
 use super::registry::{self, RegistryError};
 use super::spawn::Report;
 use super::state::{Process, State, Status};
-use crate::Isolation;
 use crate::client::Client;
 use crate::window::{
     self, Allowlist, Credentials, CredentialsError, CredentialsSource, Limits, Recorder,
     SealedSecrets, SecretError, SecretSource, Window, WindowConfig,
 };
+use crate::{Backend, Isolation};
 
 /// Parent's vsock port of the window.
 const WINDOW_PORT: u32 = 8000;
@@ -56,6 +56,8 @@ pub(super) fn isolation_word(isolation: Isolation) -> &'static str {
     match isolation {
         Isolation::Namespaces => "namespaces",
         Isolation::Reduced => "reduced",
+        Isolation::Kvm => "kvm",
+        Isolation::Tcg => "tcg",
     }
 }
 
@@ -100,7 +102,10 @@ pub struct SuperviseOptions {
     pub cpus: Option<u32>,
     /// Debug mode: a console with everything, and measurements of zero.
     pub debug: bool,
-    /// How strongly it is confined.
+    /// Where it runs.
+    #[serde(default)]
+    pub backend: Backend,
+    /// How strongly it is confined, on the sandbox backend.
     #[serde(with = "isolation")]
     pub isolation: Isolation,
     /// Where its relays may lead.
@@ -125,6 +130,7 @@ impl SuperviseOptions {
             memory_mib: None,
             cpus: None,
             debug: false,
+            backend: Backend::default(),
             isolation: Isolation::default(),
             allowlist: Allowlist::nothing(),
             credentials: CredentialsSource::Nothing,
@@ -406,7 +412,7 @@ pub(super) fn run<G: Guest>(
             name,
             status: Status::Starting,
             cid,
-            backend: "sandbox".into(),
+            backend: options.backend.to_string(),
             isolation: isolation_word(options.isolation).into(),
             debug: options.debug,
             image: options.image.clone(),
@@ -470,7 +476,12 @@ async fn live<G: Guest>(
     let facts = guest.facts();
     state.memory_mib = facts.memory_mib.or(state.memory_mib);
     state.cpus = facts.cpus.or(state.cpus);
+    if let Some(isolation) = facts.isolation {
+        state.isolation = isolation_word(isolation).into();
+    }
     state.limits = facts.limits;
+    let folder = state.dir.clone();
+    let control_port = facts.has_control_port.then_some(folder.as_path());
 
     let kill = guest.killer();
     let measure = guest.measure();
@@ -504,7 +515,7 @@ async fn live<G: Guest>(
         let begun = tokio::select! {
             how = end() => return Ok(how),
             name = interrupts.next() => Err(name),
-            begun = begin(&state.dir, &mut beats, limit) => Ok(begun),
+            begun = begin(control_port, &mut beats, limit) => Ok(begun),
         };
         match begun {
             Ok(Ok(())) => {
@@ -571,9 +582,10 @@ fn stopped(how: Option<&GuestEnd>, signal: &str) -> GuestEnd {
     }
 }
 
-/// Waits for the heartbeat and then for the first good health. The error says what did not come.
+/// Waits for the heartbeat and then, where there is a control port, for the first good health. The error says what did not
+/// come.
 async fn begin(
-    dir: &Path,
+    control_port: Option<&Path>,
     beats: &mut watch::Receiver<bool>,
     limit: Duration,
 ) -> Result<(), &'static str> {
@@ -582,6 +594,9 @@ async fn begin(
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return Err("it sent no heartbeat"),
     }
+    let Some(dir) = control_port else {
+        return Ok(());
+    };
     let client = Client::new(dir);
     let healthy = async {
         loop {

@@ -18,6 +18,7 @@ pub(crate) struct Console {
     file: File,
     room: u64,
     buffer: Vec<u8>,
+    heard: usize,
 }
 
 /// What a turn of reading found.
@@ -43,6 +44,7 @@ impl Console {
             file,
             room: MOST,
             buffer: vec![0; TURN],
+            heard: 0,
         })
     }
 
@@ -50,8 +52,14 @@ impl Console {
         &self.pipe
     }
 
+    /// What the last [`Heard::Something`] was, whether it was kept or not.
+    pub(crate) fn heard(&self) -> &[u8] {
+        self.buffer.get(..self.heard).unwrap_or_default()
+    }
+
     /// Takes what there is, up to a bound. Errors of the file are the same as a full one: the enclave goes on.
     pub(crate) fn listen(&mut self) -> Heard {
+        self.heard = 0;
         let count = match nix::unistd::read(&self.pipe, &mut self.buffer) {
             Ok(0) => return Heard::End,
             Ok(count) => count,
@@ -59,6 +67,7 @@ impl Console {
             Err(Errno::EAGAIN) => return Heard::NothingNow,
             Err(_) => return Heard::End,
         };
+        self.heard = count;
         if self.room > 0 {
             let kept = (count as u64).min(self.room) as usize;
             let bytes = self.buffer.get(..kept).unwrap_or_default();

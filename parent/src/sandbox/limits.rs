@@ -30,6 +30,8 @@ pub enum EnforcedBy {
     Watch,
     /// A fixed set of processors that the enclave cannot leave.
     Affinity,
+    /// The virtual machine, which has no more than this.
+    VirtualMachine,
 }
 
 /// What an enclave may use, and what sees to it.
@@ -43,7 +45,7 @@ pub struct Limits {
     pub cpus: u32,
     /// What enforces that.
     pub processors: EnforcedBy,
-    /// Processes and threads.
+    /// Processes and threads; 0 where that is up to the enclave's own kernel.
     pub processes: u64,
     /// What enforces that (a resource limit counts each user of the enclave by itself).
     pub process_count: EnforcedBy,
@@ -56,16 +58,24 @@ impl fmt::Display for Limits {
             EnforcedBy::EachProcess => "limit per process",
             EnforcedBy::Watch => "limit per process, sum watched",
             EnforcedBy::Affinity => "fixed processors",
+            EnforcedBy::VirtualMachine => "virtual machine",
         };
         write!(
             to,
-            "memory {} MiB ({}), {} CPU ({}), {} processes ({})",
+            "memory {} MiB ({}), {} CPU ({})",
             self.memory_mib,
             by(self.memory),
             self.cpus,
             by(self.processors),
+        )?;
+        if self.process_count == EnforcedBy::VirtualMachine {
+            return Ok(());
+        }
+        write!(
+            to,
+            ", {} processes ({})",
             self.processes,
-            by(self.process_count),
+            by(self.process_count)
         )
     }
 }

@@ -15,24 +15,24 @@
 //! From then on, one event loop answers the enclave's calls ([`notify`], [`vsock`], [`nsm`]), takes connections of the host
 //! ([`host`]), carries bytes ([`relay`]) and keeps the [`console`].
 
-mod console;
+pub(crate) mod console;
 mod diagnosis;
 mod filter;
-mod host;
+pub(crate) mod host;
 mod image;
-mod limits;
+pub(crate) mod limits;
 mod namespaces;
 mod notify;
 mod nsm;
 mod relay;
 mod root;
-mod supervisor;
+pub(crate) mod supervisor;
 #[expect(
     unsafe_code,
     reason = "system calls that no safe crate offers; every block says why it is sound"
 )]
-mod sys;
-mod vsock;
+pub(crate) mod sys;
+pub(crate) mod vsock;
 mod warden;
 
 use std::fmt;
@@ -220,8 +220,12 @@ pub struct Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
-    /// It exited with this code.
+    /// It exited with this code (in a virtual machine: it said so before it ended the machine).
     Exited(i32),
+    /// The enclave's own kernel gave up; why is on its console.
+    KernelPanic,
+    /// The virtual machine ended itself and left no exit code.
+    PoweredOff,
     /// This signal ended it (9 where the handle killed it).
     Killed(i32),
     /// It ended, but the host program has collected its status elsewhere.
@@ -232,6 +236,8 @@ impl fmt::Display for Ended {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.how {
             How::Exited(code) => write!(to, "exited with code {code}")?,
+            How::KernelPanic => write!(to, "its kernel panicked")?,
+            How::PoweredOff => write!(to, "the virtual machine ended by itself")?,
             How::Killed(signal) => write!(to, "ended by signal {signal}")?,
             How::Unknown => write!(to, "ended, its status unknown")?,
         }

@@ -97,7 +97,7 @@ impl Shared {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, how: Ended) {
+    pub(crate) fn end(&self, how: Ended) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.get_or_insert(how);
         self.changed.notify_all();
@@ -234,9 +234,9 @@ impl Drop for Process {
 }
 
 /// The files of an enclave on the host; what must not outlive it is removed when dropped.
-struct Places {
+pub(crate) struct Places {
     directory: PathBuf,
-    host: OwnedFd,
+    pub(crate) host: OwnedFd,
     sockets: PathBuf,
     plain_root: Option<PathBuf>,
 }
@@ -244,7 +244,7 @@ struct Places {
 const HOST_SOCKET: &str = "vsock.sock";
 
 impl Places {
-    fn make(directory: &Path) -> Result<Places, StartError> {
+    pub(crate) fn make(directory: &Path) -> Result<Places, StartError> {
         let failed = |doing: &'static str| {
             let path = directory.to_owned();
             move |error: std::io::Error| StartError::Directory { path, doing, error }
@@ -289,7 +289,7 @@ impl Places {
     }
 
     /// Listens at `vsock.sock`, for this user only.
-    fn reception(&self) -> Result<OwnedFd, Errno> {
+    pub(crate) fn reception(&self) -> Result<OwnedFd, Errno> {
         let listener = socket::new(socket::Kind::Stream, true)?;
         // The file gets its mode from the socket at the moment of binding: it is never open to others.
         nix::sys::stat::fchmod(&listener, Mode::from_bits_truncate(0o600))?;
@@ -861,12 +861,12 @@ fn choose_ids(isolation: Isolation, cid: u32) -> Result<Ids, StartError> {
     match isolation {
         Isolation::Reduced if !root => Err(StartError::ReducedNeedsRoot),
         Isolation::Reduced => Ok(Ids::Outside(range_of(cid))),
-        Isolation::Namespaces if root && may_map(range_of(cid)) => Ok(Ids::Range),
-        Isolation::Namespaces => Ok(Ids::Single),
+        _ if root && may_map(range_of(cid)) => Ok(Ids::Range),
+        _ => Ok(Ids::Single),
     }
 }
 
-fn range_of(cid: u32) -> u32 {
+pub(crate) fn range_of(cid: u32) -> u32 {
     FIRST_OUTSIDE_ID + (cid % OUTSIDE_RANGES) * RANGE
 }
 

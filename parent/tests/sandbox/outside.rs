@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use anchorhold_attestation::Pcr;
-use anchorhold_parent::sandbox::{self, Content, EnforcedBy, Entry, Start, StartError};
-use anchorhold_parent::{Enclave, Ended, How, Isolation};
+use anchorhold_parent::sandbox::{self, Content, Enclave, EnforcedBy, Entry, Start, StartError};
+use anchorhold_parent::{Ended, How, Isolation};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 
 const CID: u32 = 20;
@@ -928,7 +928,8 @@ fn image() {
         start.debug = debug;
         let mut enclave = launch(start, &root).unwrap();
         assert_eq!(enclave.limits().memory_mib, 256);
-        let console = finish(&mut enclave);
+        assert_eq!(enclave.wait().unwrap().how, How::Exited(0));
+        let console = std::fs::read_to_string(enclave.console()).unwrap();
         let answer = hex::decode(console.trim()).unwrap();
         // {"Attestation": {"document": bytes}}: the document follows its name and a length of two bytes.
         let name = answer

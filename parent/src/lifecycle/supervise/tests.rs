@@ -84,6 +84,8 @@ struct Threads(Plan);
 impl Guest for Threads {
     fn facts(&self) -> Facts {
         Facts {
+            isolation: None,
+            has_control_port: true,
             memory_mib: Some(64),
             cpus: Some(2),
             limits: vec!["memory: none".into()],
