@@ -1,6 +1,7 @@
 //! The certificates below the root, shaped as AWS's are: region (20 days), zone (6 days), instance
 //! (1 day), and a leaf of 3 hours for one enclave. Their keys live in memory and sign once, all but
-//! the leaf's.
+//! the leaf's. What the certificates say is apart from who signs them, so that the conformance
+//! corpus can issue the same ones from keys of its own.
 
 use std::time::{Duration, SystemTime};
 
@@ -35,15 +36,22 @@ pub(crate) struct Chain {
     not_after: SystemTime,
 }
 
-impl Chain {
-    /// Issues a chain for one enclave, valid from now on.
-    pub(crate) fn issue(
-        authority: &Authority,
+/// What the certificates of one enclave say, before anybody has issued them.
+pub struct Papers {
+    /// Region, zone and instance. Each issues the next, and the root the first.
+    pub issuers: Vec<CertificateParams>,
+    /// The enclave's own.
+    pub leaf: CertificateParams,
+}
+
+impl Papers {
+    /// The papers of an enclave that starts now. `fill` gives names and serial numbers their bytes.
+    pub fn draw(
         module_id: &str,
         now: SystemTime,
-    ) -> Result<Chain, NsmError> {
-        let mut cabundle = vec![authority.anchor.der().to_vec()];
-        let mut above: Option<Issuer<'static, KeyPair>> = None;
+        mut fill: impl FnMut(&mut [u8]) -> Result<(), NsmError>,
+    ) -> Result<Papers, NsmError> {
+        let mut issuers = Vec::new();
         // (name, path length, lifetime), as in AWS's documents.
         for (place, path_length, lifetime) in [
             ("region", 2, 20 * DAY),
@@ -51,37 +59,54 @@ impl Chain {
             ("instance", 0, DAY),
         ] {
             let mut id = [0; 8];
-            rand::fill(&mut id).map_err(|_| NsmError::Randomness)?;
+            fill(&mut id)?;
             let name = format!("{}.{place}.anchorhold-development", hex::encode(id));
-            let mut params = params(&name, now - HOUR, now + lifetime)?;
+            let mut params = params(&name, now - HOUR, now + lifetime, &mut fill)?;
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
             params.key_usages = vec![
                 KeyUsagePurpose::DigitalSignature,
                 KeyUsagePurpose::KeyCertSign,
                 KeyUsagePurpose::CrlSign,
             ];
+            issuers.push(params);
+        }
+        let mut leaf = params(module_id, now, now + LEAF_LIFETIME, &mut fill)?;
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::ContentCommitment,
+        ];
+        Ok(Papers { issuers, leaf })
+    }
+}
+
+impl Chain {
+    /// Issues a chain for one enclave, valid from now on.
+    pub(crate) fn issue(
+        authority: &Authority,
+        module_id: &str,
+        now: SystemTime,
+    ) -> Result<Chain, NsmError> {
+        let papers = Papers::draw(module_id, now, |bytes| {
+            rand::fill(bytes).map_err(|_| NsmError::Randomness)
+        })?;
+        let mut cabundle = vec![authority.anchor.der().to_vec()];
+        let mut above: Option<Issuer<'static, KeyPair>> = None;
+        for params in papers.issuers {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
             let issuer = above.as_ref().unwrap_or(&authority.issuer);
             cabundle.push(params.signed_by(&key, issuer)?.der().to_vec());
             above = Some(Issuer::new(params, key));
         }
-
-        let not_after = now + LEAF_LIFETIME;
-        let mut params = params(module_id, now, not_after)?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::ContentCommitment,
-        ];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
         let issuer = above.as_ref().unwrap_or(&authority.issuer);
         Ok(Chain {
-            certificate: params.signed_by(&key, issuer)?.der().to_vec(),
+            certificate: papers.leaf.signed_by(&key, issuer)?.der().to_vec(),
             cabundle,
             key: EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, key.serialized_der())
                 .map_err(|_| NsmError::LeafKey)?,
             not_before: now,
-            not_after,
+            not_after: now + LEAF_LIFETIME,
         })
     }
 
@@ -96,6 +121,7 @@ fn params(
     name: &str,
     not_before: SystemTime,
     not_after: SystemTime,
+    fill: &mut impl FnMut(&mut [u8]) -> Result<(), NsmError>,
 ) -> Result<CertificateParams, NsmError> {
     let mut distinguished_name = DistinguishedName::new();
     distinguished_name.push(DnType::OrganizationName, "anchorhold development");
@@ -103,7 +129,7 @@ fn params(
     distinguished_name.push(DnType::CommonName, name);
 
     let mut serial = [0; 16];
-    rand::fill(&mut serial).map_err(|_| NsmError::Randomness)?;
+    fill(&mut serial)?;
     // Positive, and never shorter than its bytes (RFC 5280, section 4.1.2.2).
     serial[0] = serial[0] & 0x3f | 0x40;
 

@@ -1,123 +1,125 @@
 //! The attestation document as newer hardware writes it: a payload map of indefinite length, nine
-//! entries in AWS's order, in a `COSE_Sign1` without tag. Signs what it is given, and judges nothing.
+//! entries in AWS's order, in a `COSE_Sign1` without tag. Says what it is told and lets sign what it
+//! is given; judges nothing.
 
 use std::collections::BTreeMap;
 
 use anchorhold_attestation::Pcr;
-use aws_lc_rs::rand::SystemRandom;
 use coset::{CborSerializable as _, CoseSign1Builder, HeaderBuilder, iana};
 
-use crate::chain::Chain;
+use crate::cbor::Cbor;
 
 /// What the caller of `Attestation` asks to be bound into the document.
-pub(crate) struct Bound {
-    pub(crate) public_key: Option<Vec<u8>>,
-    pub(crate) user_data: Option<Vec<u8>>,
-    pub(crate) nonce: Option<Vec<u8>>,
+#[derive(Debug, Clone, Default)]
+pub struct Bound {
+    /// A key of the enclave's own.
+    pub public_key: Option<Vec<u8>>,
+    /// Anything.
+    pub user_data: Option<Vec<u8>>,
+    /// What the verifier asked for.
+    pub nonce: Option<Vec<u8>>,
 }
 
-/// Makes and signs a document. `None` where signing fails.
-pub(crate) fn sign(
-    chain: &Chain,
-    module_id: &str,
-    timestamp_ms: u64,
-    pcrs: &BTreeMap<u8, Pcr>,
-    bound: &Bound,
-) -> Option<Vec<u8>> {
+/// What a document says.
+#[derive(Debug, Clone)]
+pub struct Contents<'a> {
+    /// The enclave's name.
+    pub module_id: &'a str,
+    /// When it is made, in milliseconds since 1970.
+    pub timestamp_ms: u64,
+    /// The registers that it lists.
+    pub pcrs: &'a BTreeMap<u8, Pcr>,
+    /// The leaf certificate, DER.
+    pub certificate: &'a [u8],
+    /// Its issuers, DER, root first.
+    pub cabundle: &'a [Vec<u8>],
+    /// What its caller asked for.
+    pub bound: &'a Bound,
+}
+
+impl Contents<'_> {
+    /// The payload's entries in AWS's order, each value in CBOR.
+    pub fn entries(&self) -> [(&'static str, Cbor); 9] {
+        let mut pcrs = Cbor::default();
+        pcrs.head(5, self.pcrs.len() as u64);
+        for (index, pcr) in self.pcrs {
+            pcrs.head(0, u64::from(*index)).bytes(pcr.as_bytes());
+        }
+        let mut cabundle = Cbor::default();
+        cabundle.head(4, self.cabundle.len() as u64);
+        for certificate in self.cabundle {
+            cabundle.bytes(certificate);
+        }
+        let value = |write: &dyn Fn(&mut Cbor)| {
+            let mut value = Cbor::default();
+            write(&mut value);
+            value
+        };
+        let optional = |bytes: &Option<Vec<u8>>| {
+            value(&|out| {
+                match bytes {
+                    Some(bytes) => out.bytes(bytes),
+                    None => out.null(),
+                };
+            })
+        };
+        [
+            (
+                "module_id",
+                value(&|out| {
+                    out.text(self.module_id);
+                }),
+            ),
+            (
+                "digest",
+                value(&|out| {
+                    out.text("SHA384");
+                }),
+            ),
+            (
+                "timestamp",
+                value(&|out| {
+                    out.head(0, self.timestamp_ms);
+                }),
+            ),
+            ("pcrs", pcrs),
+            (
+                "certificate",
+                value(&|out| {
+                    out.bytes(self.certificate);
+                }),
+            ),
+            ("cabundle", cabundle),
+            ("public_key", optional(&self.bound.public_key)),
+            ("user_data", optional(&self.bound.user_data)),
+            ("nonce", optional(&self.bound.nonce)),
+        ]
+    }
+
+    /// The payload: the bytes that are signed.
+    pub fn payload(&self) -> Vec<u8> {
+        let mut out = Cbor(vec![0xbf]);
+        for (key, value) in self.entries() {
+            out.text(key).0.extend(value.0);
+        }
+        out.0.push(0xff);
+        out.0
+    }
+}
+
+/// A `COSE_Sign1` over the payload. `sign` is given the bytes of the `Sig_structure` and returns
+/// r ‖ s; `None` where it fails.
+pub fn envelope(payload: Vec<u8>, sign: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
     CoseSign1Builder::new()
         .protected(
             HeaderBuilder::new()
                 .algorithm(iana::Algorithm::ES384)
                 .build(),
         )
-        .payload(payload(chain, module_id, timestamp_ms, pcrs, bound))
-        .try_create_signature(b"", |message| {
-            chain
-                .key
-                .sign(&SystemRandom::new(), message)
-                .map(|signature| signature.as_ref().to_vec())
-        })
+        .payload(payload)
+        .try_create_signature(b"", |message| sign(message).ok_or(()))
         .ok()?
         .build()
         .to_vec()
         .ok()
-}
-
-fn payload(
-    chain: &Chain,
-    module_id: &str,
-    timestamp_ms: u64,
-    pcrs: &BTreeMap<u8, Pcr>,
-    bound: &Bound,
-) -> Vec<u8> {
-    let mut out = Cbor(vec![0xbf]);
-    out.text("module_id").text(module_id);
-    out.text("digest").text("SHA384");
-    out.text("timestamp").head(0, timestamp_ms);
-    out.text("pcrs").head(5, pcrs.len() as u64);
-    for (index, pcr) in pcrs {
-        out.head(0, u64::from(*index)).bytes(pcr.as_bytes());
-    }
-    out.text("certificate").bytes(&chain.certificate);
-    out.text("cabundle").head(4, chain.cabundle.len() as u64);
-    for certificate in &chain.cabundle {
-        out.bytes(certificate);
-    }
-    out.text("public_key").optional(bound.public_key.as_deref());
-    out.text("user_data").optional(bound.user_data.as_deref());
-    out.text("nonce").optional(bound.nonce.as_deref());
-    out.0.push(0xff);
-    out.0
-}
-
-/// Additional information: the argument follows in so many bytes (RFC 8949, section 3).
-const ONE_BYTE: u8 = 0x18;
-const TWO_BYTES: u8 = 0x19;
-const FOUR_BYTES: u8 = 0x1a;
-const EIGHT_BYTES: u8 = 0x1b;
-
-/// RFC 8949, section 3, as far as a document needs it.
-struct Cbor(Vec<u8>);
-
-impl Cbor {
-    fn head(&mut self, major: u8, argument: u64) -> &mut Cbor {
-        let major = major << 5;
-        let bytes = argument.to_be_bytes();
-        match argument {
-            0..24 => self.0.push(major | bytes[7]),
-            24..0x100 => self.0.extend([major | ONE_BYTE, bytes[7]]),
-            0x100..0x1_0000 => {
-                self.0.push(major | TWO_BYTES);
-                self.0.extend(&bytes[6..]);
-            }
-            0x1_0000..0x1_0000_0000 => {
-                self.0.push(major | FOUR_BYTES);
-                self.0.extend(&bytes[4..]);
-            }
-            _ => {
-                self.0.push(major | EIGHT_BYTES);
-                self.0.extend(bytes);
-            }
-        }
-        self
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Cbor {
-        self.head(2, bytes.len() as u64).0.extend(bytes);
-        self
-    }
-
-    fn text(&mut self, text: &str) -> &mut Cbor {
-        self.head(3, text.len() as u64).0.extend(text.as_bytes());
-        self
-    }
-
-    fn optional(&mut self, bytes: Option<&[u8]>) -> &mut Cbor {
-        if let Some(bytes) = bytes {
-            self.bytes(bytes)
-        } else {
-            self.0.push(0xf6);
-            self
-        }
-    }
 }

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use anchorhold_attestation::{PCR_COUNT, Pcr};
-use aws_lc_rs::rand;
+use aws_lc_rs::rand::{self, SystemRandom};
 use aws_nitro_enclaves_nsm_api::api::{Digest, ErrorCode, Request, Response};
 
 use crate::chain::Chain;
-use crate::document::{self, Bound};
+use crate::document::{self, Bound, Contents};
 use crate::root::{Authority, DevelopmentRoot};
 
 /// The longest request (`NSM_REQUEST_MAX_SIZE` in Linux's `drivers/misc/nsm.c`).
@@ -273,9 +273,20 @@ impl Nsm {
                 .map_err(|_| ErrorCode::InternalError)?;
         }
         let pcrs: BTreeMap<u8, Pcr> = state.locked().collect();
-        document::sign(&state.chain, &self.module_id, timestamp_ms, &pcrs, bound)
-            .map(|document| Response::Attestation { document })
-            .ok_or(ErrorCode::InternalError)
+        let contents = Contents {
+            module_id: &self.module_id,
+            timestamp_ms,
+            pcrs: &pcrs,
+            certificate: &state.chain.certificate,
+            cabundle: &state.chain.cabundle,
+            bound,
+        };
+        document::envelope(contents.payload(), |message| {
+            let signature = state.chain.key.sign(&SystemRandom::new(), message).ok()?;
+            Some(signature.as_ref().to_vec())
+        })
+        .map(|document| Response::Attestation { document })
+        .ok_or(ErrorCode::InternalError)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anchorhold_attestation::{Anchor, AnchorError};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, date_time_ymd,
+    KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, PublicKeyData, date_time_ymd,
 };
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -88,7 +88,7 @@ impl DevelopmentRoot {
     /// A root that lives in memory only.
     pub fn generate() -> Result<DevelopmentRoot, RootError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
-        let params = params(&key);
+        let params = root_papers(&key, SystemTime::now() + LIFETIME);
         let certificate_pem = params.self_signed(&key)?.pem();
         DevelopmentRoot::assemble(key, certificate_pem, Path::new("memory"))
     }
@@ -166,7 +166,7 @@ impl DevelopmentRoot {
         }
         Ok(DevelopmentRoot {
             authority: Arc::new(Authority {
-                issuer: Issuer::new(params(&key), key),
+                issuer: Issuer::new(root_papers(&key, SystemTime::now() + LIFETIME), key),
                 anchor,
                 certificate_pem,
             }),
@@ -213,13 +213,13 @@ fn publish(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), Root
     Ok(())
 }
 
-/// The certificate's content. All but its end follows from the key, so that a loaded key issues
-/// under the same name as the one that was saved.
-fn params(key: &KeyPair) -> CertificateParams {
+/// What a root's certificate says. All but its end follows from the key, so that a loaded key
+/// issues under the same name as the one that was saved.
+pub fn root_papers(key: &impl PublicKeyData, not_after: SystemTime) -> CertificateParams {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "anchorhold development");
     name.push(DnType::OrganizationalUnitName, "NSM simulator");
-    let id = hex::encode(&Sha256::digest(key.public_key_raw())[..8]);
+    let id = hex::encode(&Sha256::digest(key.der_bytes())[..8]);
     name.push(
         DnType::CommonName,
         format!("{id}.root.anchorhold-development"),
@@ -229,7 +229,7 @@ fn params(key: &KeyPair) -> CertificateParams {
     params.distinguished_name = name;
     // Early, so that tests may set their simulator's clock back.
     params.not_before = date_time_ymd(2020, 1, 1);
-    params.not_after = (SystemTime::now() + LIFETIME).into();
+    params.not_after = not_after.into();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![
         KeyUsagePurpose::DigitalSignature,
