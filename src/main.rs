@@ -11,6 +11,7 @@
 )]
 
 mod commands;
+mod conformance;
 mod demo;
 mod documents;
 mod errors;

@@ -202,6 +202,27 @@ fn images_know_no_enclave_no_parent_and_no_key_service() {
 }
 
 #[test]
+fn the_corpus_judges_with_the_verifier_alone_and_is_linked_into_the_command_alone() {
+    refuse(
+        "anchorhold-corpus",
+        &[
+            "anchorhold",
+            "anchorhold-enclave",
+            "anchorhold-images",
+            "anchorhold-kms",
+            "anchorhold-parent",
+            "anchorhold-simulator",
+        ],
+    );
+    for (member, reached) in linked() {
+        assert!(
+            member == "anchorhold" || !reached.contains("anchorhold-corpus"),
+            "{member} must never depend on the corpus"
+        );
+    }
+}
+
+#[test]
 fn a_job_depends_on_none_of_us() {
     let linked = linked();
     let reached = &linked["anchorhold-job-cards"];

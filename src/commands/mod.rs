@@ -3,6 +3,7 @@
 mod attest;
 pub(crate) mod build;
 mod call;
+mod conformance;
 mod describe;
 mod inspect;
 mod kms;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Verify(Box<verify::Arguments>),
     /// Show what an attestation document says of itself, verified or not
     Inspect(inspect::Arguments),
+    /// Put the conformance corpus to a verifier of attestation documents
+    Conformance(conformance::Arguments),
     /// Seal data under a key of the key service, as its owner
     Seal(seal::Arguments),
     /// Open sealed data, as its owner
@@ -83,6 +86,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Attest(arguments) => block_on(attest::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => Ok(verify::run(&arguments)),
         Command::Inspect(arguments) => Ok(inspect::run(&arguments)),
+        Command::Conformance(arguments) => Ok(conformance::run(&arguments)),
         Command::Seal(arguments) => block_on(seal::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Open(arguments) => block_on(open::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Kms(command) => kms::run(command).map(|()| ExitCode::SUCCESS),

@@ -5,5 +5,6 @@
 mod common;
 
 mod cards;
+mod conformance;
 mod contract;
 mod verify;
