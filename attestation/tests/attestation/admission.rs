@@ -176,6 +176,21 @@ fn a_refusal_lists_everything_that_differs_for_people_and_as_json() {
     assert_eq!(shown, expected);
 
     let json = serde_json::to_value(&refusal).unwrap();
+    let names = [
+        "debug",
+        "pcr",
+        "pcr",
+        "nonce",
+        "user-data",
+        "public-key",
+        "module-id",
+    ];
+    for (index, difference) in refusal.differences.iter().enumerate() {
+        assert_eq!(difference.name(), names[index]);
+        assert_eq!(json["differences"][index]["what"], names[index]);
+    }
+    let unasked = admit(&document, Expectations::new().allow_debug(true)).unwrap_err();
+    assert_eq!(unasked.differences[0].name(), "no-image-expected");
     assert_eq!(json["module_id"], document.module_id());
     assert_eq!(json["differences"][0], serde_json::json!({"what": "debug"}));
     assert_eq!(
