@@ -1,6 +1,6 @@
 //! Chains that were verified before. Bounded, keyed by every byte of the certificates, and never
-//! used outside of their validity. Holds public data only; belongs to one set of anchors and one
-//! engine, those of its [`crate::Verifier`].
+//! used outside of their validity. Holds public data only; belongs to one set of anchors, that of its
+//! [`crate::Verifier`].
 
 use core::num::NonZeroUsize;
 use std::collections::BTreeMap;
@@ -41,9 +41,8 @@ impl ChainMemory {
         }
     }
 
-    /// A memory of the same size that remembers nothing.
-    pub(crate) fn emptied(&self) -> ChainMemory {
-        ChainMemory::new(self.capacity)
+    pub(crate) fn len(&self) -> usize {
+        self.chains().by_key.len()
     }
 
     /// The document's chain as it was verified before, if it is valid at the second `at`; otherwise

@@ -118,14 +118,10 @@ impl Verifier {
         }
     }
 
-    /// Computes with this engine. Chains that were remembered are forgotten.
+    /// Computes with this engine.
     #[must_use]
     pub fn with_engine(self, engine: Engine) -> Verifier {
-        Verifier {
-            memory: self.memory.map(|memory| memory.emptied()),
-            engine,
-            ..self
-        }
+        Verifier { engine, ..self }
     }
 
     /// Remembers up to this many verified chains (0: none), about 4 KB each at most, so that the next
@@ -143,6 +139,16 @@ impl Verifier {
     /// The roots that it trusts.
     pub fn anchors(&self) -> &[Anchor] {
         &self.anchors
+    }
+
+    /// Who computes.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// How many chains it remembers at present.
+    pub fn remembered(&self) -> usize {
+        self.memory.as_ref().map_or(0, ChainMemory::len)
     }
 
     /// Verifies one document: chain, validity, signature, freshness.

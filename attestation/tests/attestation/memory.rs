@@ -136,6 +136,7 @@ fn more_chains_than_are_remembered_are_all_verified() {
             .collect();
         let anchors: Vec<Anchor> = chains.iter().map(Chain::anchor).collect();
         let verifier = Verifier::new(anchors).remembering(capacity);
+        assert_eq!(verifier.remembered(), 0);
         for _ in 0..2 {
             for chain in &chains {
                 let verified = verifier
@@ -144,5 +145,30 @@ fn more_chains_than_are_remembered_are_all_verified() {
                 assert_eq!(verified.anchor_fingerprint(), chain.anchor().fingerprint());
             }
         }
+        assert_eq!(verifier.remembered(), capacity);
     }
+}
+
+#[test]
+fn a_verifier_is_as_it_was_asked_to_be() {
+    for engine in engines() {
+        let chain = Plan::new().issue();
+        let verifier = Verifier::new([chain.anchor(), Anchor::aws_nitro()])
+            .remembering(2)
+            .with_engine(engine);
+        assert_eq!(verifier.engine(), engine);
+        assert_eq!(verifier.anchors(), [chain.anchor(), Anchor::aws_nitro()]);
+        for _ in 0..2 {
+            verifier
+                .verify(&document(&chain, b"nonce"), Time::Document)
+                .unwrap();
+            assert_eq!(verifier.remembered(), 1);
+        }
+        let forgetful = verifier.remembering(0);
+        forgetful
+            .verify(&document(&chain, b"nonce"), Time::Document)
+            .unwrap();
+        assert_eq!(forgetful.remembered(), 0);
+    }
+    assert_eq!(Verifier::new([]).engine(), Engine::default());
 }
