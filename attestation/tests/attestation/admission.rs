@@ -230,3 +230,14 @@ fn a_verified_document_serializes_as_facts_and_a_claim_as_claimed() {
         format!("Unverified({} bytes)", chain.sign(&chain.payload()).len())
     );
 }
+
+#[test]
+fn a_documents_debug_form_says_which_it_is_and_not_all_of_it() {
+    let shown = format!("{:?}", verified(|payload| payload));
+    assert!(
+        shown.contains("i-0123456789abcdef0-enc0123456789abcdef"),
+        "{shown}"
+    );
+    assert!(shown.contains(&"01".repeat(48)), "{shown}");
+    assert!(!shown.contains("nonce"), "{shown}");
+}
