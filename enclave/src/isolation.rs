@@ -19,7 +19,7 @@ use nix::sys::resource::Resource;
 
 use crate::sys::{self, Identity, Limit, Plan};
 
-/// The uid and gid of jobs, where they exist.
+/// The uid and gid of jobs, where they exist and the manifest names no others.
 pub const JOB_ID: u32 = 1000;
 
 /// Processes and threads of all jobs together (the kernel counts by user).
@@ -52,6 +52,10 @@ pub struct Terms {
     pub secrets: PathBuf,
     /// The largest file a job may write, in bytes.
     pub max_file_bytes: u64,
+    /// The folder that jobs start in.
+    pub folder: PathBuf,
+    /// Who jobs run as where there are other users than the runtime's, as uid and gid.
+    pub user: (u32, u32),
 }
 
 /// The walls of every job of this enclave.
@@ -90,7 +94,12 @@ impl Confinement {
             plan: Plan {
                 command: c_strings(terms.command.iter().cloned(), "command")?,
                 environment: c_strings(environment(terms), "environment")?,
-                identity: identity(),
+                identity: identity(terms.user),
+                folder: c_strings(
+                    [terms.folder.to_string_lossy().into_owned()].into_iter(),
+                    "working_directory",
+                )?
+                .remove(0),
                 limits: limits(terms.max_file_bytes),
                 landlock: ruleset,
                 filter: sys::filter::program(std::process::id()),
@@ -181,18 +190,17 @@ fn limits(max_file_bytes: u64) -> Vec<Limit> {
 }
 
 /// Judges by the maps rather than by trying, so that a failure in the child is always an error.
-fn identity() -> Identity {
-    let maps = |name: &str| {
-        fs::read_to_string(Path::new("/proc/self").join(name))
-            .is_ok_and(|map| maps_id(&map, JOB_ID))
+fn identity((uid, gid): (u32, u32)) -> Identity {
+    let maps = |name: &str, id: u32| {
+        fs::read_to_string(Path::new("/proc/self").join(name)).is_ok_and(|map| maps_id(&map, id))
     };
-    if nix::unistd::geteuid().is_root() && maps("uid_map") && maps("gid_map") {
+    if nix::unistd::geteuid().is_root() && maps("uid_map", uid) && maps("gid_map", gid) {
         // The file is absent before Linux 3.19, and there nothing denies.
         let denied =
             fs::read_to_string("/proc/self/setgroups").is_ok_and(|word| word.trim() == "deny");
         Identity::Other {
-            uid: JOB_ID,
-            gid: JOB_ID,
+            uid,
+            gid,
             clear_groups: !denied,
         }
     } else {
@@ -292,6 +300,8 @@ mod tests {
             scratch: "/tmp".into(),
             secrets: "/run/secrets".into(),
             max_file_bytes: 1,
+            folder: "/".into(),
+            user: (JOB_ID, JOB_ID),
         };
         let variables: Vec<_> = environment(&terms).collect();
         assert_eq!(

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::call;
 use crate::control::{self, Calls, Control};
 use crate::init::{self, InitError};
-use crate::isolation::{Confinement, ConfinementError, Terms};
+use crate::isolation::{Confinement, ConfinementError, JOB_ID, Terms};
 use crate::jobs::{Launcher, Stderr};
 use crate::keys::{Keys, Recipient, RemoteKeyService};
 use crate::nsm::{Device, NsmError};
@@ -198,6 +198,11 @@ fn launcher(
         scratch: PathBuf::from(SCRATCH_DIR),
         secrets: PathBuf::from(SECRETS_DIR),
         max_file_bytes: u64::from(manifest.resources.memory_mib) * 1024 * 1024 / 2,
+        folder: PathBuf::from(manifest.job.working_directory.as_deref().unwrap_or("/")),
+        user: manifest
+            .job
+            .user
+            .map_or((JOB_ID, JOB_ID), |user| (user.uid, user.gid)),
     })?;
     let stderr = match manifest.log.job_stderr {
         JobStderr::Forward => Stderr::Forward,

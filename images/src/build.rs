@@ -6,27 +6,30 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anchorhold_manifest::{
-    DEFAULT_MANIFEST, KEY_SERVICE_CA_PATH, MANIFEST_PATH, MAX_MANIFEST_BYTES, Manifest,
-    ManifestError,
+    DEFAULT_MANIFEST, JobDefaults, KEY_SERVICE_CA_PATH, MANIFEST_PATH, MAX_MANIFEST_BYTES,
+    Manifest, ManifestError,
 };
-use flate2::GzBuilder;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{PemObject, SectionKind as PemKind};
 use thiserror::Error;
 
 use crate::cargo_static::{CargoError, StaticBuild};
+use crate::container::{self, ContainerOptions};
+use crate::contents::{Contents, EXECUTABLE, FOLDER, FolderError};
+use crate::cpio::{Attributes, Leave};
 use crate::eif::{Architecture, SectionKind};
 use crate::elf::{ElfError, Program};
-use crate::folder::{self, Contents, FolderError};
-use crate::image::{BuildMetadata, Image, ImageError, Metadata};
+use crate::image::{BuildMetadata, ImageError, Metadata, Unmeasured};
+use crate::libraries::{self, LibraryError};
 use crate::measure::Measurements;
 use crate::ramdisk::Compression;
 use crate::storage::Storage;
-use crate::write::ImageWriter;
-use crate::{ACPI, DEFAULT_COMMAND_LINE, NO_KERNEL, NO_KERNEL_VERSION};
+use crate::write::{ImageWriter, SectionWriter};
+use crate::{ACPI, DEFAULT_COMMAND_LINE, NO_KERNEL, NO_KERNEL_VERSION, folder, gzip, job};
 
 /// The manifest's name beside a Cargo package.
 const MANIFEST_FILE: &str = "anchorhold.toml";
@@ -40,8 +43,6 @@ const MAX_MODULE_BYTES: u64 = 64 << 20;
 const MAX_COMMAND_LINE_BYTES: usize = 2048;
 /// A bundle of all public authorities has a quarter of this.
 const MAX_CA_BYTES: u64 = 1 << 20;
-/// Pinned: the compressed bytes are measured.
-const GZIP_LEVEL: u32 = 6;
 /// Ramdisks with fewer bytes of files are plain, unless the caller chooses.
 const PLAIN_BELOW: u64 = 32 << 20;
 
@@ -58,6 +59,15 @@ pub enum Source {
         /// Its file.
         file: PathBuf,
     },
+    /// A program, static or dynamic.
+    DynamicProgram {
+        /// Its file.
+        file: PathBuf,
+        /// The root file system from which its loader and libraries are taken.
+        libraries_from: PathBuf,
+    },
+    /// A container image: an OCI image layout or what `docker save` writes.
+    Container(ContainerOptions),
     /// A folder as the root file system.
     Root {
         /// The folder.
@@ -91,6 +101,8 @@ pub struct BuildOptions {
     pub compression: Option<Compression>,
     /// The build's time in the metadata, as `SOURCE_DATE_EPOCH` has it: seconds since 1970 in decimal digits.
     pub source_date_epoch: Option<OsString>,
+    /// Threads that compress; none for one a core. The bytes are the same.
+    pub threads: Option<NonZeroUsize>,
 }
 
 impl BuildOptions {
@@ -108,6 +120,7 @@ impl BuildOptions {
             cargo_target: None,
             compression: None,
             source_date_epoch: std::env::var_os("SOURCE_DATE_EPOCH"),
+            threads: None,
         }
     }
 }
@@ -117,6 +130,8 @@ impl BuildOptions {
 pub enum Progress<'a> {
     /// Cargo says this.
     Compiling(&'a str),
+    /// So many more bytes of a container image's layers were unpacked.
+    Reading(u64),
     /// A file goes into a ramdisk.
     Packing {
         /// Its path in the image.
@@ -124,6 +139,10 @@ pub enum Progress<'a> {
         /// Its length.
         bytes: u64,
     },
+    /// So many more bytes of a container image's layers were unpacked once more, into their places.
+    Placing(u64),
+    /// So many bytes are going to be compressed.
+    Compressing(u64),
     /// The finished image is read back.
     Measuring,
 }
@@ -190,7 +209,7 @@ pub enum BuildError {
     /// A program that needs other files.
     #[error(
         "the {what} {} is dynamic: it is loaded by {} and needs {}. Build it static (Rust: -C target-feature=+crt-static; \
-         C: -static), or put it into a folder together with these files and use --root",
+         C: -static), or have these files taken from a root file system with --libraries-from",
         .path.display(), .interpreter.as_deref().unwrap_or("nothing"), list(.needed)
     )]
     Dynamic {
@@ -213,9 +232,23 @@ pub enum BuildError {
         /// The runtime's processor.
         expected: Architecture,
     },
-    /// A folder that cannot become an image.
+    /// Files that cannot become an image.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// A dynamic program whose loader or libraries are missing.
+    #[error("the program {} {source}", .path.display())]
+    Libraries {
+        /// The program.
+        path: PathBuf,
+        /// What is wrong.
+        source: LibraryError,
+    },
+    /// A container image that is refused.
+    #[error(transparent)]
+    Container(#[from] crate::ContainerError),
+    /// A container image that does not say what to run, and no manifest that does.
+    #[error("the container image has neither Entrypoint nor Cmd: name the job's command in a manifest, with --manifest")]
+    NoCommand,
     /// The key service's authority is not a PEM file of certificates.
     #[error("key_service.ca: {} {problem}: it must hold certificates in PEM and nothing else", .path.display())]
     Ca {
@@ -279,32 +312,53 @@ pub fn build(
     let ca = manifest.ca()?;
     let kernel = options.kernel.as_deref().map(Kernel::open).transpose()?;
 
+    let mut docker_info = serde_json::Value::Null;
     let mut application = Contents::default();
+    let mut defaults = JobDefaults::default();
     let default_name = match &options.source {
         Source::Cargo { path } => {
             let mut cargo = StaticBuild::new(path);
             cargo.bin.clone_from(&options.bin);
             cargo.target_dir.clone_from(&options.cargo_target);
             let built = cargo.run(&mut |line| progress(Progress::Compiling(line)))?;
-            add_program(&mut application, &built.path, runtime.architecture)?;
+            add_program(&mut application, &built.path, None, runtime.architecture)?;
             (built.package, built.version)
         }
         Source::Program { file } => {
-            add_program(&mut application, file, runtime.architecture)?;
-            let name = file
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            (name, String::new())
+            add_program(&mut application, file, None, runtime.architecture)?;
+            (file_name(file), String::new())
+        }
+        Source::DynamicProgram {
+            file,
+            libraries_from,
+        } => {
+            let root = Some(libraries_from.as_path());
+            add_program(&mut application, file, root, runtime.architecture)?;
+            (file_name(file), String::new())
         }
         Source::Root { dir } => {
-            application = Contents::from_folder(dir)?;
+            application = folder::contents(dir)?;
             // Not the folder's name: the same root elsewhere is the same image.
             ("root".to_owned(), String::new())
         }
+        Source::Container(container) => {
+            let opened = container::open(container, runtime.architecture, &mut |bytes| {
+                progress(Progress::Reading(bytes));
+            })?;
+            application = opened.contents;
+            defaults = container::job(&opened.config, &application)?;
+            docker_info = opened.config.for_metadata();
+            split_name(opened.name.as_deref())
+        }
     };
-    application.check_command(&manifest.parsed.job.command[0])?;
+    let manifest = manifest.complete(&defaults)?;
+    let job = &manifest.parsed.job;
+    if let Some(folder) = &job.working_directory {
+        // Docker makes it where the image has none.
+        let make = defaults.working_directory.as_ref() == Some(folder);
+        application.working_folder(Path::new(folder), make)?;
+    }
+    application.check_command(&job.command[0], runtime.architecture)?;
     application.bytes(MANIFEST_PATH, manifest.text.clone().into_bytes());
     if let Some(ca) = ca {
         application.bytes(KEY_SERVICE_CA_PATH, ca);
@@ -329,7 +383,7 @@ pub fn build(
                 |kernel| kernel.version.clone(),
             ),
         },
-        docker_info: serde_json::Value::Null,
+        docker_info,
         custom_metadata: serde_json::Value::Null,
     };
 
@@ -362,71 +416,124 @@ pub fn build(
             serde_json::to_writer(sink, &metadata).map_err(io::Error::from)
         })
         .map_err(failed)?;
+    let threads = options
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN);
     for contents in [&bootstrap, &application] {
-        let mut packing = |path: &Path, bytes| progress(Progress::Packing { path, bytes });
-        image.section(SectionKind::Ramdisk, |sink| {
-            ramdisk(contents, options.compression, sink, &mut packing)
+        image.section(SectionKind::Ramdisk, |section| {
+            // A function of the contents, as all that is measured must be.
+            let by_size = if contents.file_bytes() < PLAIN_BELOW {
+                Compression::None
+            } else {
+                Compression::Gzip
+            };
+            match options.compression.unwrap_or(by_size) {
+                Compression::None => plain_ramdisk(contents, section, progress),
+                Compression::Gzip => gzip_ramdisk(contents, section, threads, progress),
+            }
         })?;
     }
     let written = image.finish().map_err(failed)?;
 
     progress(Progress::Measuring);
-    let image = Image::open(written.path()).map_err(BuildError::ReadBack)?;
+    let (image, crc32) = Unmeasured::open(written.path())
+        .and_then(Unmeasured::measure_unsummed)
+        .map_err(BuildError::ReadBack)?;
     let built = Built {
         path: options.output.clone(),
         size: image.size(),
         measurements: *image.measurements(),
         manifest: manifest.parsed,
     };
-    written
-        .persist(&options.output)
-        .map_err(|error| failed(error.error))?;
+    written.persist(crc32, &options.output).map_err(failed)?;
     Ok(built)
 }
 
-fn ramdisk(
-    contents: &Contents,
-    compression: Option<Compression>,
-    sink: &mut dyn Write,
-    packing: &mut dyn FnMut(&Path, u64),
-) -> Result<(), FolderError> {
-    // A function of the contents, as all that is measured must be.
-    let by_size = if contents.file_bytes() < PLAIN_BELOW {
-        Compression::None
-    } else {
-        Compression::Gzip
-    };
-    match compression.unwrap_or(by_size) {
-        Compression::None => contents.write(sink, packing)?,
-        Compression::Gzip => {
-            let counted = Counted { sink, bytes: 0 };
-            let mut gzip = GzBuilder::new()
-                .mtime(0)
-                .write(counted, flate2::Compression::new(GZIP_LEVEL));
-            contents.write(&mut gzip, packing)?;
-            let mut counted = gzip.finish()?;
-            // The kernel unpacks ramdisks one behind the other, and takes a plain one only at a multiple of four.
-            let padding = counted.bytes.wrapping_neg() % 4;
-            counted.write_all(&[0; 3][..padding])?;
+fn file_name(file: &Path) -> String {
+    file.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// A container image's name in its parts: `registry/team/name:version`.
+fn split_name(name: Option<&str>) -> (String, String) {
+    let name = name.unwrap_or("container");
+    match name.rsplit_once(':') {
+        Some((before, version)) if !version.contains('/') => {
+            (before.to_owned(), version.to_owned())
         }
+        _ => (name.to_owned(), String::new()),
+    }
+}
+
+/// An archive as it is. What is in layers is put into its place in the image's own file, in the order in which the
+/// layers have it.
+fn plain_ramdisk(
+    contents: &Contents,
+    section: &mut SectionWriter,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), FolderError> {
+    let places = contents.write(&mut *section, &mut |path, bytes| {
+        progress(Progress::Packing { path, bytes });
+    })?;
+    if let Some(layers) = contents.layers() {
+        layers.contents(
+            &places,
+            &mut |bytes| progress(Progress::Placing(bytes)),
+            &mut |at, bytes| section.fill_in(at, bytes),
+        )?;
     }
     Ok(())
 }
 
-struct Counted<'s> {
-    sink: &'s mut dyn Write,
-    bytes: usize,
+/// A compressed archive. What is in layers comes in another order than the archive has it, so that archive is first
+/// made further behind in the image's own file, and compressed from there to the front.
+fn gzip_ramdisk(
+    contents: &Contents,
+    section: &mut SectionWriter,
+    threads: NonZeroUsize,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), FolderError> {
+    let bytes = contents.file_bytes();
+    if contents.layers().is_some() {
+        // Deflate grows what it cannot compress by at most 5 bytes in 16 KiB: the front never reaches what is not read.
+        let mut archive = section.room_behind(bytes / 512 + (1 << 20));
+        plain_ramdisk(contents, &mut archive, progress)?;
+        let mut archive = archive.into_reader()?;
+        progress(Progress::Compressing(bytes));
+        gzip::compress(threads, &mut *section, |sink| {
+            io::copy(&mut archive, sink).map(|_| ())
+        })?;
+    } else {
+        gzip::compress(threads, &mut *section, |sink| {
+            let mut packing = |path: &Path, bytes| progress(Progress::Packing { path, bytes });
+            contents.write(InOneGo(sink), &mut packing).map(|_| ())
+        })?;
+    }
+    // The kernel unpacks ramdisks one behind the other, and takes a plain one only at a multiple of four.
+    let padding = section.bytes().wrapping_neg() % 4;
+    section.write_all(&[0; 3][..padding as usize])?;
+    Ok(())
 }
 
-impl Write for Counted<'_> {
+/// A sink in which nothing can be filled in later.
+struct InOneGo<'s>(&'s mut dyn Write);
+
+impl Write for InOneGo<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.sink.write(bytes)?;
-        self.bytes = self.bytes.wrapping_add(written);
-        Ok(written)
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
+        self.0.flush()
+    }
+}
+
+impl Leave for InOneGo<'_> {
+    fn leave(&mut self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -434,7 +541,7 @@ impl Write for Counted<'_> {
 fn bootstrap(init: &Path, modules: &[PathBuf]) -> Result<Contents, BuildError> {
     let mut contents = Contents::default();
     if !modules.is_empty() {
-        contents.directory(MODULES, 0o755);
+        contents.directory(MODULES, FOLDER);
     }
     for (number, file) in modules.iter().enumerate() {
         let read = |source| BuildError::Read {
@@ -453,18 +560,19 @@ fn bootstrap(init: &Path, modules: &[PathBuf]) -> Result<Contents, BuildError> {
     }
     contents.program("/init", init)?;
     for folder in ["/anchorhold", "/dev", "/proc", "/run", "/sys"] {
-        contents.directory(folder, 0o755);
+        contents.directory(folder, FOLDER);
     }
-    contents.directory("/tmp", 0o1777);
+    contents.directory("/tmp", Attributes::of_root(0o1777));
     Ok(contents)
 }
 
 fn add_program(
     contents: &mut Contents,
     file: &Path,
+    libraries: Option<&Path>,
     expected: Architecture,
 ) -> Result<(), BuildError> {
-    let program = static_program("program", file)?;
+    let program = program("program", file)?;
     if program.architecture != expected {
         return Err(BuildError::Architecture {
             path: file.into(),
@@ -472,31 +580,55 @@ fn add_program(
             expected,
         });
     }
+    match libraries {
+        None => require_static("program", file, program)?,
+        Some(root) => {
+            let needed = libraries::collect(&program, file, root).map_err(|source| {
+                BuildError::Libraries {
+                    path: file.into(),
+                    source,
+                }
+            })?;
+            for library in needed {
+                contents.parents_of(&library.path);
+                contents.file_from(&library.path, &library.from, library.bytes, EXECUTABLE);
+            }
+        }
+    }
     contents.program(JOB_PATH, file)?;
     Ok(())
 }
 
 fn static_program(what: &'static str, file: &Path) -> Result<Program, BuildError> {
+    let program = program(what, file)?;
+    require_static(what, file, program.clone())?;
+    Ok(program)
+}
+
+fn program(what: &'static str, file: &Path) -> Result<Program, BuildError> {
     let storage = regular(what, file)?;
-    let program = Program::read(&storage).map_err(|source| BuildError::Program {
+    Program::read(&storage).map_err(|source| BuildError::Program {
         what,
         path: file.into(),
         source,
-    })?;
-    if !program.is_static() {
-        let Program {
-            interpreter,
-            needed,
-            ..
-        } = program;
-        return Err(BuildError::Dynamic {
-            what,
-            path: file.into(),
-            interpreter,
-            needed,
-        });
+    })
+}
+
+fn require_static(what: &'static str, file: &Path, program: Program) -> Result<(), BuildError> {
+    if program.is_static() {
+        return Ok(());
     }
-    Ok(program)
+    let Program {
+        interpreter,
+        needed,
+        ..
+    } = program;
+    Err(BuildError::Dynamic {
+        what,
+        path: file.into(),
+        interpreter,
+        needed,
+    })
 }
 
 fn regular(what: &'static str, file: &Path) -> Result<Storage, BuildError> {
@@ -511,13 +643,20 @@ fn regular(what: &'static str, file: &Path) -> Result<Storage, BuildError> {
             "it is no regular file",
         )));
     }
-    folder::open(file).map_err(read)
+    Storage::open(file).map_err(read)
 }
 
-/// The manifest and where it came from.
+/// The manifest as it was given.
 struct ManifestText {
     /// None for the default one.
     path: Option<PathBuf>,
+    text: String,
+    /// Whether a container image's configuration may fill in what it leaves open.
+    open: bool,
+}
+
+/// The manifest as it goes into the image.
+struct CompleteManifest {
     text: String,
     parsed: Manifest,
 }
@@ -534,11 +673,14 @@ impl ManifestText {
                 };
                 Some(folder.join(MANIFEST_FILE)).filter(|file| file.exists())
             }
-            (None, Source::Program { .. }) => None,
+            (None, Source::Program { .. } | Source::DynamicProgram { .. } | Source::Container(_)) => {
+                None
+            }
             (None, Source::Root { .. }) => return Err(BuildError::NoManifest),
         };
         let shown = beside.clone().unwrap_or_else(|| MANIFEST_FILE.into());
         let text = match &beside {
+            None if matches!(options.source, Source::Container(_)) => String::new(),
             None => DEFAULT_MANIFEST.to_owned(),
             Some(path) => {
                 let storage = regular("manifest", path)?;
@@ -561,25 +703,73 @@ impl ManifestText {
                 })?
             }
         };
-        let parsed = Manifest::parse(&text).map_err(|source| BuildError::Manifest {
-            path: shown,
-            source,
-        })?;
-        Ok(ManifestText {
+        let manifest = ManifestText {
             path: beside,
             text,
-            parsed,
+            open: matches!(options.source, Source::Container(_)),
+        };
+        // What is wrong already is said before anything is built or read.
+        manifest.parse(&manifest.stand_in())?;
+        Ok(manifest)
+    }
+
+    /// For what only the container image's configuration can say.
+    fn stand_in(&self) -> JobDefaults {
+        let command = if self.open {
+            vec![JOB_PATH.to_owned()]
+        } else {
+            Vec::new()
+        };
+        JobDefaults {
+            command,
+            ..JobDefaults::default()
+        }
+    }
+
+    fn parse(&self, defaults: &JobDefaults) -> Result<Manifest, BuildError> {
+        Manifest::parse_with(&self.text, defaults).map_err(|source| BuildError::Manifest {
+            path: self.path.clone().unwrap_or_else(|| MANIFEST_FILE.into()),
+            source,
         })
+    }
+
+    /// The manifest with what a container image's configuration says where it says nothing.
+    fn complete(&self, defaults: &JobDefaults) -> Result<CompleteManifest, BuildError> {
+        if !self.open {
+            return Ok(CompleteManifest {
+                text: self.text.clone(),
+                parsed: self.parse(&JobDefaults::default())?,
+            });
+        }
+        let parsed = self.parse(defaults).map_err(|error| match error {
+            BuildError::Manifest {
+                source: ManifestError::MissingKey { key, .. },
+                ..
+            } if defaults.command.is_empty() && (key == "job" || key == "job.command") => {
+                BuildError::NoCommand
+            }
+            other => other,
+        })?;
+        let text = job::completed(&self.text, defaults);
+        if text.len() > MAX_MANIFEST_BYTES {
+            return Err(BuildError::ManifestFile {
+                path: MANIFEST_FILE.into(),
+                problem: "with the container image's configuration in it is larger than 64 KiB",
+            });
+        }
+        // What the enclave will read.
+        let written = Manifest::parse(&text).map_err(|source| BuildError::Manifest {
+            path: MANIFEST_FILE.into(),
+            source,
+        })?;
+        assert_eq!(written, parsed, "the completed manifest says the same");
+        Ok(CompleteManifest { text, parsed })
     }
 
     /// The key service's authority, if the manifest names one.
     fn ca(&self) -> Result<Option<Vec<u8>>, BuildError> {
-        let Some(name) = self
-            .parsed
-            .key_service
-            .as_ref()
-            .and_then(|service| service.ca.as_deref())
-        else {
+        let parsed = self.parse(&self.stand_in())?;
+        let Some(name) = parsed.key_service.and_then(|service| service.ca) else {
             return Ok(None);
         };
         let folder = self

@@ -7,10 +7,11 @@
 //!
 //! The profile's panic strategy is `abort`: a job that panics ends at once, and its call fails.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -18,8 +19,9 @@ use std::sync::mpsc;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::audit;
 use crate::elf::Program;
-use crate::folder;
+use crate::storage::Storage;
 
 /// Lines of Cargo's messages that an error repeats.
 const ERROR_LINES: usize = 60;
@@ -143,6 +145,14 @@ pub enum CargoError {
         step: &'static str,
         /// What is wrong.
         problem: String,
+    },
+    /// The finished program cannot be written.
+    #[error("cannot write the program into {}: {source}", .path.display())]
+    Write {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
     },
     /// The program came out dynamic.
     #[error(
@@ -283,12 +293,18 @@ impl StaticBuild {
 
         let path = run_build(&mut command, &manifest, bin, said)
             .map_err(|error| toolchain.explain(error))?;
-        let program = folder::open(&path)
+        let program = Storage::open(&path)
             .ok()
             .and_then(|storage| Program::read(&storage).ok());
         if !program.is_some_and(|program| program.is_static()) {
             return Err(CargoError::NotStatic { path });
         }
+        let path = audited(&path, &everything, &manifest, &target_dir).map_err(|source| {
+            CargoError::Write {
+                path: target_dir.clone(),
+                source,
+            }
+        })?;
         Ok(StaticProgram {
             path,
             package: package.name.clone(),
@@ -506,12 +522,136 @@ fn utf8(path: &Path) -> Result<&str, CargoError> {
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
+    /// None without dependencies.
+    resolve: Option<Resolve>,
     workspace_root: PathBuf,
     target_directory: PathBuf,
 }
 
+/// The program with the list of what is in it, in a file of its own: Cargo's is Cargo's.
+fn audited(
+    program: &Path,
+    metadata: &Metadata,
+    manifest: &Path,
+    target_dir: &Path,
+) -> io::Result<PathBuf> {
+    let bytes = std::fs::read(program)?;
+    let bytes = audit::embed(&bytes, &inventory(metadata, manifest)).unwrap_or(bytes);
+    let folder = target_dir.join("anchorhold");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(program.file_name().unwrap_or_default());
+    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+    file.write_all(&bytes)?;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o755))?;
+    file.persist(&path).map_err(|error| error.error)?;
+    Ok(path)
+}
+
+/// The packages that a package is made of, in the order of their names.
+fn inventory(metadata: &Metadata, manifest: &Path) -> audit::Document {
+    let by_id: BTreeMap<&str, &Package> = metadata
+        .packages
+        .iter()
+        .map(|package| (package.id.as_str(), package))
+        .collect();
+    let nodes: BTreeMap<&str, &Node> = metadata
+        .resolve
+        .iter()
+        .flat_map(|resolve| &resolve.nodes)
+        .map(|node| (node.id.as_str(), node))
+        .collect();
+    let root = metadata
+        .packages
+        .iter()
+        .find(|package| package.manifest_path == manifest)
+        .map(|package| package.id.as_str());
+    // Whether a package is inside, or only compiled what is.
+    let mut inside: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut open: Vec<(&str, bool)> = root.map(|root| (root, true)).into_iter().collect();
+    while let Some((id, is_inside)) = open.pop() {
+        let before = inside.get(id).copied();
+        if before == Some(true) || before == Some(is_inside) {
+            continue;
+        }
+        inside.insert(id, is_inside);
+        for dependency in nodes.get(id).iter().flat_map(|node| &node.deps) {
+            for kind in &dependency.dep_kinds {
+                match kind.kind.as_deref() {
+                    None => open.push((&dependency.pkg, is_inside)),
+                    Some("build") => open.push((&dependency.pkg, false)),
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+    let mut ids: Vec<&str> = inside.keys().copied().filter(|id| by_id.contains_key(id)).collect();
+    // Ids have paths of this machine in them; names and versions do not.
+    ids.sort_by_key(|id| {
+        let package = by_id[id];
+        (&package.name, &package.version, package.source.as_deref().unwrap_or_default())
+    });
+    let places: BTreeMap<&str, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+    let packages = ids
+        .iter()
+        .map(|id| {
+            let package = by_id[id];
+            let mut dependencies: Vec<usize> = nodes
+                .get(id)
+                .iter()
+                .flat_map(|node| &node.deps)
+                .filter(|dependency| {
+                    let wanted = |kind: &DependencyKind| kind.kind.as_deref() != Some("dev");
+                    dependency.dep_kinds.iter().any(wanted)
+                })
+                .filter_map(|dependency| places.get(dependency.pkg.as_str()).copied())
+                .collect();
+            dependencies.sort_unstable();
+            dependencies.dedup();
+            audit::Package {
+                name: package.name.clone(),
+                version: package.version.clone(),
+                source: match package.source.as_deref() {
+                    None => "local",
+                    Some(source) if source.ends_with("github.com/rust-lang/crates.io-index") => "crates.io",
+                    Some(source) if source.starts_with("git+") => "git",
+                    Some(_) => "registry",
+                }
+                .to_owned(),
+                kind: (!inside[id]).then(|| "build".to_owned()),
+                dependencies,
+                root: Some(*id) == root,
+            }
+        })
+        .collect();
+    audit::Document { packages }
+}
+
+#[derive(Deserialize)]
+struct Resolve {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    id: String,
+    deps: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    pkg: String,
+    dep_kinds: Vec<DependencyKind>,
+}
+
+#[derive(Deserialize)]
+struct DependencyKind {
+    kind: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Package {
+    id: String,
     name: String,
     version: String,
     manifest_path: PathBuf,

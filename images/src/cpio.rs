@@ -2,8 +2,8 @@
 //! buffer-format.rst): reading strictly and writing reproducibly.
 //!
 //! The reader trusts nothing: names that would leave the root, that pass through a symbolic link or that appear twice
-//! are errors with the name, and what it keeps in memory is bounded by the caller's [`Limits`]. The writer takes times,
-//! owners and inode numbers from nobody: they are 0, 0 and counted.
+//! are errors with the name, and what it keeps in memory is bounded by the caller's [`Limits`]. The writer takes times
+//! and inode numbers from nobody: they are 0 and counted.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -564,6 +564,42 @@ fn plain_path(name: &[u8]) -> Result<PathBuf, CpioError> {
     Ok(OsStr::from_bytes(plain).into())
 }
 
+/// A sink that can leave room for bytes that come later.
+pub trait Leave: Write {
+    /// Moves on by `count` bytes without writing them.
+    fn leave(&mut self, count: u64) -> io::Result<()>;
+}
+
+/// Permission bits and owner of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, set-user-ID, set-group-ID and sticky bits included.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Attributes {
+    /// Owned by root.
+    pub const fn of_root(mode: u32) -> Attributes {
+        Attributes {
+            mode,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
+/// A file that has been named once and has more names to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inode {
+    number: u32,
+    names: u32,
+    attributes: Attributes,
+}
+
 /// Writes an archive. The caller gives the entries in the order in which they shall stand, parents first.
 pub struct Writer<W> {
     sink: W,
@@ -581,33 +617,49 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Adds a folder with these permission bits.
-    pub fn directory(&mut self, path: &Path, mode: u32) -> io::Result<()> {
-        self.header(path.as_os_str().as_bytes(), TYPE_DIRECTORY | mode, 2, 0)
+    /// Adds a folder.
+    pub fn directory(&mut self, path: &Path, attributes: Attributes) -> io::Result<()> {
+        let inode = self.count(2, attributes);
+        self.header(path, TYPE_DIRECTORY, inode, 0)
     }
 
     /// Adds a symbolic link.
-    pub fn symlink(&mut self, path: &Path, target: &Path) -> io::Result<()> {
+    pub fn symlink(&mut self, path: &Path, target: &Path, uid: u32, gid: u32) -> io::Result<()> {
         let target = target.as_os_str().as_bytes();
-        self.header(
-            path.as_os_str().as_bytes(),
-            TYPE_SYMLINK | 0o777,
-            1,
-            target.len() as u64,
-        )?;
+        let attributes = Attributes {
+            mode: 0o777,
+            uid,
+            gid,
+        };
+        let inode = self.count(1, attributes);
+        self.header(path, TYPE_SYMLINK, inode, target.len() as u64)?;
         self.put(target)?;
         self.pad(4)
     }
 
-    /// Adds a file with these permission bits, whose data must have exactly `size` bytes: `InvalidData` otherwise.
+    /// Adds a file with one name, whose data must have exactly `size` bytes: `InvalidData` otherwise.
     pub fn file(
         &mut self,
         path: &Path,
-        mode: u32,
+        attributes: Attributes,
         size: u64,
         data: &mut dyn Read,
     ) -> io::Result<()> {
-        self.header(path.as_os_str().as_bytes(), TYPE_FILE | mode, 1, size)?;
+        self.linked_file(path, attributes, 1, size, data)?;
+        Ok(())
+    }
+
+    /// Adds a file that has so many names; the others follow with [`another_name`](Self::another_name).
+    pub fn linked_file(
+        &mut self,
+        path: &Path,
+        attributes: Attributes,
+        names: u32,
+        size: u64,
+        data: &mut dyn Read,
+    ) -> io::Result<Inode> {
+        let inode = self.count(names, attributes);
+        self.header(path, TYPE_FILE, inode, size)?;
         let copied = io::copy(&mut data.take(size), &mut self.sink)?;
         self.offset += copied;
         if copied != size || data.read(&mut [0])? != 0 {
@@ -616,24 +668,45 @@ impl<W: Write> Writer<W> {
                 "the file changed while it was being packed",
             ));
         }
-        self.pad(4)
+        self.pad(4)?;
+        Ok(inode)
+    }
+
+    /// Adds another name of a file.
+    pub fn another_name(&mut self, path: &Path, file: Inode) -> io::Result<()> {
+        self.header(path, TYPE_FILE, file, 0)
     }
 
     /// Ends the archive, pads it to a multiple of 512 bytes as cpio does, and gives the sink back.
     pub fn finish(mut self) -> io::Result<W> {
-        self.inode = u32::MAX;
-        self.header(TRAILER, 0, 1, 0)?;
+        let trailer = Inode {
+            number: 0,
+            names: 1,
+            attributes: Attributes::of_root(0),
+        };
+        self.header(Path::new(OsStr::from_bytes(TRAILER)), 0, trailer, 0)?;
         self.pad(512)?;
         Ok(self.sink)
     }
 
-    fn header(&mut self, name: &[u8], mode: u32, names: u32, size: u64) -> io::Result<()> {
+    fn count(&mut self, names: u32, attributes: Attributes) -> Inode {
+        // The trailer has inode 0.
+        self.inode = self.inode.wrapping_add(1);
+        Inode {
+            number: self.inode,
+            names,
+            attributes,
+        }
+    }
+
+    fn header(&mut self, path: &Path, kind: u32, inode: Inode, size: u64) -> io::Result<()> {
         let size = u32::try_from(size).map_err(|_| {
             io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 "a cpio archive holds files below 4 GiB",
             )
         })?;
+        let name = path.as_os_str().as_bytes();
         let name_bytes = name.len() as u64 + 1;
         if name_bytes > MAX_NAME_BYTES {
             return Err(io::Error::new(
@@ -641,14 +714,13 @@ impl<W: Write> Writer<W> {
                 "the path is longer than 4095 bytes",
             ));
         }
-        // The trailer has inode 0.
-        self.inode = self.inode.wrapping_add(1);
+        let Attributes { mode, uid, gid } = inode.attributes;
         let fields = [
-            self.inode,
-            mode,
-            0,
-            0,
-            names,
+            inode.number,
+            kind | mode,
+            uid,
+            gid,
+            inode.names,
             0,
             size,
             0,
@@ -678,5 +750,24 @@ impl<W: Write> Writer<W> {
         let zeros = [0; 512];
         let count = self.offset.wrapping_neg() % block;
         self.put(&zeros[..count as usize])
+    }
+}
+
+impl<W: Leave> Writer<W> {
+    /// Adds a file that has so many names and whose data comes later. Gives the data's offset in the archive.
+    pub fn file_later(
+        &mut self,
+        path: &Path,
+        attributes: Attributes,
+        names: u32,
+        size: u64,
+    ) -> io::Result<(Inode, u64)> {
+        let inode = self.count(names, attributes);
+        self.header(path, TYPE_FILE, inode, size)?;
+        let at = self.offset;
+        self.sink.leave(size)?;
+        self.offset += size;
+        self.pad(4)?;
+        Ok((inode, at))
     }
 }

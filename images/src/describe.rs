@@ -8,6 +8,7 @@ use crate::eif::{Architecture, Section};
 use crate::image::{Image, ImageError};
 use crate::measure::Measurements;
 use crate::ramdisk::Compression;
+use crate::trust::{self, SignerInfo};
 
 /// An enclave's memory besides its files: the kernel or the runtime, and a small job.
 const BASE_MEMORY_BYTES: u64 = 32 << 20;
@@ -34,6 +35,13 @@ pub struct Description {
     pub measurements: HashedMeasurements,
     /// Whether there is a signature.
     pub is_signed: bool,
+    /// The signing certificate; none for an unsigned image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_certificate: Option<SignerInfo>,
+    /// Whether the signature is by the certificate's key and over this image; none for an unsigned image. Neither the
+    /// certificate's validity nor its chain is judged here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature_check: Option<bool>,
     /// Whether the checksum holds. Always so: an image whose checksum does not is not described but refused.
     #[serde(rename = "CheckCRC")]
     pub check_crc: bool,
@@ -136,6 +144,12 @@ pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
             registers: *image.measurements(),
         },
         is_signed: image.signature().is_some(),
+        signing_certificate: image
+            .signature()
+            .and_then(|signature| trust::signer_info(&signature.certificate).ok()),
+        signature_check: image
+            .signature()
+            .map(|_| trust::check_signature(image).is_ok()),
         check_crc: true,
         image_name: metadata.image_name.clone(),
         image_version: metadata.image_version.clone(),

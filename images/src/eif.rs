@@ -68,7 +68,7 @@ impl SectionKind {
 
     /// The most data that such a section may have. What is only hashed or streamed is bounded by the file alone; what
     /// is read into memory has a limit.
-    const fn limit(self) -> u64 {
+    pub(crate) const fn limit(self) -> u64 {
         match self {
             SectionKind::Kernel | SectionKind::Ramdisk => u64::MAX,
             SectionKind::CommandLine => 64 << 10,

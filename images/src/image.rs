@@ -17,7 +17,7 @@ use crate::eif::{
     self, Architecture, FormatError, HEADER_BYTES, Header, SECTION_HEADER_BYTES, Section,
     SectionKind,
 };
-use crate::measure::{self, Measurements};
+use crate::measure::{self, Measurements, Pass};
 use crate::ramdisk::Ramdisk;
 use crate::signature::{self, Signature, SignatureError};
 use crate::storage::Storage;
@@ -247,6 +247,33 @@ impl Unmeasured {
 
     /// Hashes the whole file and checks what was left: the checksum, the metadata, the signature section.
     pub fn measure(self) -> Result<Image, ImageError> {
+        let pass = self.pass()?;
+        if pass.crc32 != self.header.crc32 {
+            return Err(ImageError::Checksum {
+                path: self.path,
+                computed: pass.crc32,
+                stated: self.header.crc32,
+            });
+        }
+        self.measured(pass)
+    }
+
+    /// The same for an image that was just written and has no checksum yet, which is the result as well.
+    pub(crate) fn measure_unsummed(mut self) -> Result<(Image, u32), ImageError> {
+        let pass = self.pass()?;
+        let crc32 = pass.crc32;
+        self.header.crc32 = crc32;
+        Ok((self.measured(pass)?, crc32))
+    }
+
+    fn pass(&self) -> Result<Pass, ImageError> {
+        measure::pass(&self.storage, &self.sections).map_err(|source| ImageError::Read {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    fn measured(self, pass: Pass) -> Result<Image, ImageError> {
         let Unmeasured {
             path,
             storage,
@@ -257,14 +284,6 @@ impl Unmeasured {
             path: path.clone(),
             source,
         };
-        let pass = measure::pass(&storage, &sections).map_err(read)?;
-        if pass.crc32 != header.crc32 {
-            return Err(ImageError::Checksum {
-                path,
-                computed: pass.crc32,
-                stated: header.crc32,
-            });
-        }
         let text = |kind| -> Result<Option<Vec<u8>>, ImageError> {
             let section = sections.iter().find(|section| section.kind == kind);
             section
@@ -499,6 +518,25 @@ impl Image {
             }
         }
         Ok(survey)
+    }
+
+    /// Copies a section's data. What cannot be read goes into `unread`, told apart from what cannot be written.
+    pub(crate) fn copy_section(
+        &self,
+        section: &Section,
+        sink: &mut dyn io::Write,
+        unread: &mut Option<io::Error>,
+    ) -> io::Result<()> {
+        let mut written = Ok(());
+        let read =
+            self.storage
+                .each_chunk(section.offset, section.size, 256 << 10, |chunk| {
+                    if written.is_ok() {
+                        written = sink.write_all(chunk);
+                    }
+                });
+        *unread = read.err();
+        written
     }
 
     pub(crate) fn unreadable(&self, source: io::Error) -> ImageError {

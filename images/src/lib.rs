@@ -7,30 +7,42 @@
 //! attacker. What it measures it has read to the last byte.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod build;
 pub mod cargo_static;
+mod container;
+mod contents;
 pub mod cpio;
 mod describe;
+pub mod diff;
 pub mod eif;
 mod elf;
 mod folder;
+mod gzip;
 mod image;
+mod job;
+mod libraries;
 mod measure;
 mod policy;
 mod ramdisk;
+pub mod sbom;
 pub mod signature;
+pub mod signing;
 mod storage;
+pub mod trust;
 mod write;
 
 pub use build::{BuildError, BuildOptions, Built, Progress, Source, build};
+pub use container::{ContainerError, ContainerOptions, EntryProblem, layer_names};
+pub use contents::FolderError;
 pub use cpio::{CpioError, Entry, EntryKind, Limits};
 pub use describe::{Backend, Description};
 pub use eif::{Architecture, FormatError, Section, SectionKind};
 pub use elf::ElfError;
-pub use folder::FolderError;
 pub use image::{BuildMetadata, Image, ImageError, Metadata, Unmeasured};
+pub use libraries::LibraryError;
 pub use measure::{Measurements, signer_pcr};
-pub use policy::{PolicyRegisters, key_policy_statements};
+pub use policy::{KeyPolicy, PolicyError};
 pub use ramdisk::{Compression, Ramdisk, RamdiskReader};
 
 /// What stands in the kernel section of an image without a kernel.

@@ -1,57 +1,283 @@
-//! Key policy statements that let a key be used from inside one measured image and nowhere else.
+//! Key policies that let a key be used from inside measured images and nowhere else.
 //!
 //! Conditions as AWS KMS has them for Nitro enclaves: `kms:RecipientAttestation:ImageSha384` is PCR0, and
-//! `kms:RecipientAttestation:PCR<n>` any register. A request without an attestation document has none of these keys, so
-//! `StringEquals` fails for it. This module only writes policies; the key service decides.
+//! `kms:RecipientAttestation:PCR<n>` any register. A request without an attestation document has none of these keys.
+//! This module only writes policies; the key service decides.
+
+use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
+use thiserror::Error;
 
 use crate::measure::Measurements;
 
-/// Which registers a statement names besides PCR0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PolicyRegisters {
-    /// PCR1: kernel, command line and runtime.
-    pub pcr1: bool,
-    /// PCR2: the application.
-    pub pcr2: bool,
-    /// PCR8: the signer. Left out for an unsigned image.
-    pub pcr8: bool,
+const IMAGE: &str = "kms:RecipientAttestation:ImageSha384";
+const SIGNER: &str = "kms:RecipientAttestation:PCR8";
+
+/// What a policy is to say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyPolicy {
+    /// The images that may use the key: the new one, and those that still may for a while.
+    pub images: Vec<Measurements>,
+    /// Whether the images' signers are named (PCR8) rather than the images (PCR0).
+    pub by_signer: bool,
+    /// Who asks on the enclave's behalf: the role of the machine that runs it. None: whoever brings a matching document.
+    pub principal: Option<String>,
+    /// Who administers the key, seals and opens.
+    pub owner: Option<String>,
 }
 
-/// The statements, as the list that stands under `Statement` in a key policy.
-///
-/// `principal_arn` is who asks on the enclave's behalf: the role of the machine that runs it. None allows every
-/// principal, so that the measurement alone decides.
-pub fn key_policy_statements(
-    measurements: &Measurements,
-    principal_arn: Option<&str>,
-    registers: PolicyRegisters,
-) -> Value {
-    let mut equals = Map::new();
-    equals.insert(
-        "kms:RecipientAttestation:ImageSha384".to_owned(),
-        json!(measurements.pcr0.to_string()),
-    );
-    let more = [
-        (1, registers.pcr1.then_some(measurements.pcr1)),
-        (2, registers.pcr2.then_some(measurements.pcr2)),
-        (8, measurements.pcr8.filter(|_| registers.pcr8)),
-    ];
-    for (index, value) in more {
-        if let Some(value) = value {
-            equals.insert(
-                format!("kms:RecipientAttestation:PCR{index}"),
-                json!(value.to_string()),
+/// Why there is no such policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// An unsigned image has no signer.
+    #[error("the image is not signed, so no policy can name its signer: sign it, or leave out --signer")]
+    Unsigned,
+    /// Without an image there is nothing to admit.
+    #[error("a policy names at least one image")]
+    NoImage,
+}
+
+impl KeyPolicy {
+    /// The whole policy.
+    pub fn document(&self) -> Result<Value, PolicyError> {
+        Ok(json!({ "Version": "2012-10-17", "Statement": self.statements()? }))
+    }
+
+    /// The statements, as the list that stands under `Statement`.
+    pub fn statements(&self) -> Result<Value, PolicyError> {
+        let mut statements = Vec::new();
+        if let Some(owner) = &self.owner {
+            statements.push(json!({
+                "Sid": "OwnerAdministersSealsAndOpens",
+                "Effect": "Allow",
+                "Principal": { "AWS": owner },
+                "Action": "kms:*",
+                "Resource": "*",
+            }));
+        }
+        let principal = self.principal.as_deref().unwrap_or("*");
+        let (key, values) = self.admitted()?;
+        let mut equals = Map::new();
+        equals.insert(
+            key.to_owned(),
+            match values.as_slice() {
+                [only] => json!(only),
+                several => json!(several),
+            },
+        );
+        statements.push(json!({
+            "Sid": "UseInsideTheMeasuredEnclaveOnly",
+            "Effect": "Allow",
+            "Principal": { "AWS": principal },
+            "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+            "Resource": "*",
+            "Condition": { "StringEquals": equals },
+        }));
+        // Holds also where another statement, or a grant, allows more. The owner works outside of enclaves.
+        let mut outside = Map::new();
+        outside.insert("Null".to_owned(), json!({ IMAGE: "true" }));
+        let denied = match (&self.principal, &self.owner) {
+            (Some(principal), owner) if owner.as_ref() != Some(principal) => {
+                Some(principal.as_str())
+            }
+            (None, Some(owner)) => {
+                outside.insert(
+                    "ArnNotEquals".to_owned(),
+                    json!({ "aws:PrincipalArn": owner }),
+                );
+                Some("*")
+            }
+            _ => None,
+        };
+        if let Some(principal) = denied {
+            statements.push(json!({
+                "Sid": "NothingOutsideAnEnclave",
+                "Effect": "Deny",
+                "Principal": { "AWS": principal },
+                "Action": ["kms:Decrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyPair", "kms:ReEncrypt*"],
+                "Resource": "*",
+                "Condition": outside,
+            }));
+        }
+        Ok(Value::Array(statements))
+    }
+
+    /// The policy as a Terraform data source of the type `aws_iam_policy_document`.
+    pub fn terraform(&self, name: &str) -> Result<String, PolicyError> {
+        let statements = self.statements()?;
+        let mut text = format!("data \"aws_iam_policy_document\" {} {{\n", quoted(name));
+        for statement in statements.as_array().into_iter().flatten() {
+            let string = |key: &str| quoted(statement[key].as_str().unwrap_or_default());
+            let list = |value: &Value| match value {
+                Value::Array(values) => values
+                    .iter()
+                    .map(|value| quoted(value.as_str().unwrap_or_default()))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                other => quoted(other.as_str().unwrap_or_default()),
+            };
+            let _ = write!(
+                text,
+                "  statement {{\n    sid       = {}\n    effect    = {}\n    actions   = [{}]\n    resources = [{}]\n\n    \
+                 principals {{\n      type        = \"AWS\"\n      identifiers = [{}]\n    }}\n",
+                string("Sid"),
+                string("Effect"),
+                list(&statement["Action"]),
+                list(&statement["Resource"]),
+                list(&statement["Principal"]["AWS"]),
             );
+            let conditions = statement.get("Condition").and_then(Value::as_object);
+            for (test, keys) in conditions.into_iter().flatten() {
+                for (variable, values) in keys.as_object().into_iter().flatten() {
+                    let _ = write!(
+                        text,
+                        "\n    condition {{\n      test     = {}\n      variable = {}\n      values   = [{}]\n    }}\n",
+                        quoted(test),
+                        quoted(variable),
+                        list(values),
+                    );
+                }
+            }
+            text.push_str("  }\n");
+        }
+        text.push_str("}\n");
+        Ok(text)
+    }
+
+    fn admitted(&self) -> Result<(&'static str, Vec<String>), PolicyError> {
+        let mut values = Vec::new();
+        for image in &self.images {
+            let value = if self.by_signer {
+                image.pcr8.ok_or(PolicyError::Unsigned)?
+            } else {
+                image.pcr0
+            };
+            let value = value.to_string();
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        if values.is_empty() {
+            return Err(PolicyError::NoImage);
+        }
+        Ok((if self.by_signer { SIGNER } else { IMAGE }, values))
+    }
+}
+
+/// A string as Terraform's language has it.
+fn quoted(text: &str) -> String {
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+        .replace("${", "$${")
+        .replace("%{", "%%{");
+    format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use anchorhold_attestation::Pcr;
+
+    use super::*;
+
+    const HOST: &str = "arn:aws:iam::111122223333:role/host";
+    const OWNER: &str = "arn:aws:iam::111122223333:user/owner";
+
+    fn measured(byte: u8, signer: Option<u8>) -> Measurements {
+        let pcr = |byte| Pcr::from_bytes([byte; 48]);
+        Measurements {
+            pcr0: pcr(byte),
+            pcr1: pcr(0x11),
+            pcr2: pcr(0x22),
+            pcr8: signer.map(pcr),
         }
     }
-    json!([{
-        "Sid": "UseInsideTheMeasuredEnclaveOnly",
-        "Effect": "Allow",
-        "Principal": { "AWS": principal_arn.unwrap_or("*") },
-        "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
-        "Resource": "*",
-        "Condition": { "StringEquals": equals },
-    }])
+
+    fn policy(images: &[Measurements]) -> KeyPolicy {
+        KeyPolicy {
+            images: images.to_vec(),
+            by_signer: false,
+            principal: Some(HOST.to_owned()),
+            owner: Some(OWNER.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_policy_admits_the_image_and_denies_the_host_outside_an_enclave() {
+        let statements = policy(&[measured(0xaa, None)]).statements().unwrap();
+        assert_eq!(statements[0]["Principal"]["AWS"], OWNER);
+        assert_eq!(
+            statements[1],
+            json!({
+                "Sid": "UseInsideTheMeasuredEnclaveOnly",
+                "Effect": "Allow",
+                "Principal": { "AWS": HOST },
+                "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+                "Resource": "*",
+                "Condition": { "StringEquals": { IMAGE: "aa".repeat(48) } },
+            })
+        );
+        assert_eq!(statements[2]["Effect"], "Deny");
+        assert_eq!(statements[2]["Principal"]["AWS"], HOST);
+        assert_eq!(statements[2]["Condition"], json!({ "Null": { IMAGE: "true" } }));
+    }
+
+    #[test]
+    fn rolling_over_admits_both_images_and_the_same_one_once() {
+        let (new, old) = (measured(0xaa, None), measured(0xbb, None));
+        let statements = policy(&[new, old, new]).statements().unwrap();
+        assert_eq!(
+            statements[1]["Condition"]["StringEquals"][IMAGE],
+            json!(["aa".repeat(48), "bb".repeat(48)])
+        );
+    }
+
+    #[test]
+    fn a_signer_stands_in_the_image_s_place_and_an_unsigned_image_has_none() {
+        let mut signed = policy(&[measured(0xaa, Some(0x88))]);
+        signed.by_signer = true;
+        let statements = signed.statements().unwrap();
+        assert_eq!(
+            statements[1]["Condition"]["StringEquals"],
+            json!({ SIGNER: "88".repeat(48) })
+        );
+        signed.images.push(measured(0xbb, None));
+        assert_eq!(signed.statements(), Err(PolicyError::Unsigned));
+        assert_eq!(policy(&[]).statements(), Err(PolicyError::NoImage));
+    }
+
+    #[test]
+    fn whoever_is_the_owner_is_never_denied() {
+        let mut anybody = policy(&[measured(0xaa, None)]);
+        anybody.principal = None;
+        let statements = anybody.statements().unwrap();
+        assert_eq!(
+            statements[2]["Condition"]["ArnNotEquals"],
+            json!({ "aws:PrincipalArn": OWNER })
+        );
+        anybody.owner = None;
+        assert_eq!(anybody.statements().unwrap().as_array().unwrap().len(), 1);
+        let mut same = policy(&[measured(0xaa, None)]);
+        same.principal = Some(OWNER.to_owned());
+        assert_eq!(same.statements().unwrap().as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn terraform_says_the_same_with_what_it_would_interpret_escaped() {
+        let mut policy = policy(&[measured(0xaa, None), measured(0xbb, None)]);
+        policy.principal = Some("arn:${x}\"%{y}".to_owned());
+        let text = policy.terraform("cards").unwrap();
+        assert!(text.starts_with("data \"aws_iam_policy_document\" \"cards\" {\n"));
+        assert!(text.contains("identifiers = [\"arn:$${x}\\\"%%{y}\"]"), "{text}");
+        assert!(text.contains(&format!(
+            "values   = [\"{}\", \"{}\"]",
+            "aa".repeat(48),
+            "bb".repeat(48)
+        )));
+        assert_eq!(text.matches("statement {").count(), 3);
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+    }
 }

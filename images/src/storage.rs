@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where an image's bytes are.
@@ -14,6 +15,16 @@ pub(crate) enum Storage {
 }
 
 impl Storage {
+    /// A file of the building machine.
+    pub(crate) fn open(path: &Path) -> io::Result<Storage> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Storage::File {
+            file: Arc::new(file),
+            bytes,
+        })
+    }
+
     pub(crate) fn len(&self) -> u64 {
         match self {
             Storage::File { bytes, .. } => *bytes,

@@ -1,27 +1,32 @@
-//! Writing an image file in one go: sections are streamed, then the header is put in front of them.
+//! Writing an image file: sections one behind the other, of which some may be filled in out of order, then the header
+//! in front of them.
 //!
 //! The file is made beside its destination under a temporary name, so a failed build leaves nothing behind, and a
 //! running reader of an older image keeps its file.
 
 use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
+use crate::cpio::Leave;
 use crate::eif::{
     Architecture, CRC_OFFSET, HEADER_BYTES, Header, SECTION_HEADER_BYTES, SectionKind, TableEntry,
     section_header,
 };
+use crate::storage::{RangeReader, Storage};
+
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// An image that is being written.
 pub(crate) struct ImageWriter {
-    file: NamedTempFile,
+    file: Arc<File>,
+    path: TempPath,
     header: Header,
     end: u64,
-    /// Checksum of the sections so far.
-    sections_crc: crc32fast::Hasher,
 }
 
 impl ImageWriter {
@@ -36,14 +41,14 @@ impl ImageWriter {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let mut file = tempfile::Builder::new()
+        let (file, path) = tempfile::Builder::new()
             .prefix(".anchorhold-")
             .suffix(".eif")
-            .tempfile_in(folder)?;
-        file.as_file_mut()
-            .seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+            .tempfile_in(folder)?
+            .into_parts();
         Ok(ImageWriter {
-            file,
+            file: Arc::new(file),
+            path,
             header: Header {
                 architecture,
                 default_memory_bytes,
@@ -52,7 +57,6 @@ impl ImageWriter {
                 crc32: 0,
             },
             end: HEADER_BYTES as u64,
-            sections_crc: crc32fast::Hasher::new(),
         })
     }
 
@@ -60,66 +64,144 @@ impl ImageWriter {
     pub(crate) fn section<E: From<io::Error>>(
         &mut self,
         kind: SectionKind,
-        fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+        fill: impl FnOnce(&mut SectionWriter) -> Result<(), E>,
     ) -> Result<(), E> {
-        let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(self.end + SECTION_HEADER_BYTES as u64))?;
-        let mut data = Checked {
-            file,
-            bytes: 0,
-            crc: crc32fast::Hasher::new(),
-        };
-        let mut buffered = BufWriter::with_capacity(256 << 10, &mut data);
-        fill(&mut buffered)?;
-        buffered.flush()?;
-        drop(buffered);
-        let Checked { bytes, crc, .. } = data;
+        let start = self.end + SECTION_HEADER_BYTES as u64;
+        let mut data = SectionWriter::new(&self.file, start);
+        fill(&mut data)?;
+        let end = data.finish()?;
+        // Whatever the section used as room to work in goes; what it left open at its end comes.
+        self.file.set_len(end)?;
+        let bytes = end - start;
 
         // The section's header stands before its data and holds its length, which is known only now.
-        let section = section_header(kind, bytes);
-        file.seek(SeekFrom::Start(self.end))?;
-        file.write_all(&section)?;
-        self.sections_crc.update(&section);
-        self.sections_crc.combine(&crc);
+        self.file
+            .write_all_at(&section_header(kind, bytes), self.end)?;
         self.header.table.push(TableEntry {
             offset: self.end,
             size: bytes,
         });
-        self.end += SECTION_HEADER_BYTES as u64 + bytes;
+        self.end = end;
         Ok(())
     }
 
-    /// Writes the header and gives the finished file, still under its temporary name.
-    pub(crate) fn finish(mut self) -> io::Result<NamedTempFile> {
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&self.header.to_bytes()[..CRC_OFFSET]);
-        crc.combine(&self.sections_crc);
-        self.header.crc32 = crc.finalize();
-        let file = self.file.as_file_mut();
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&self.header.to_bytes())?;
+    /// Writes the header, but for the checksum.
+    pub(crate) fn finish(self) -> io::Result<Written> {
+        self.file.write_all_at(&self.header.to_bytes(), 0)?;
         // Temporary files are private; images are not secret, and others may have to start them.
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        Ok(self.file)
+        self.file.set_permissions(Permissions::from_mode(0o644))?;
+        Ok(Written {
+            file: self.file,
+            path: self.path,
+        })
     }
 }
 
-/// The file, and what went into it.
-struct Checked<'f> {
-    file: &'f mut File,
-    bytes: u64,
-    crc: crc32fast::Hasher,
+/// An image that lacks its checksum and its name.
+pub(crate) struct Written {
+    file: Arc<File>,
+    path: TempPath,
 }
 
-impl Write for Checked<'_> {
+impl Written {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds the checksum and gives the image its name.
+    pub(crate) fn persist(self, crc32: u32, destination: &Path) -> io::Result<()> {
+        self.file
+            .write_all_at(&crc32.to_be_bytes(), CRC_OFFSET as u64)?;
+        self.path.persist(destination).map_err(|error| error.error)
+    }
+}
+
+/// A section's data: written one piece behind the other, but for room that is left and filled in later.
+pub(crate) struct SectionWriter {
+    file: Arc<File>,
+    start: u64,
+    buffer: BufWriter<At>,
+}
+
+impl SectionWriter {
+    fn new(file: &Arc<File>, start: u64) -> SectionWriter {
+        let at = At {
+            file: Arc::clone(file),
+            at: start,
+        };
+        SectionWriter {
+            file: Arc::clone(file),
+            start,
+            buffer: BufWriter::with_capacity(BUFFER_BYTES, at),
+        }
+    }
+
+    /// Fills in what was left at an offset of the data.
+    pub(crate) fn fill_in(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.start + offset)
+    }
+
+    /// Room to work in, so many bytes behind the beginning of this section. It is gone when the section is finished.
+    pub(crate) fn room_behind(&self, bytes: u64) -> SectionWriter {
+        SectionWriter::new(&self.file, self.start + bytes)
+    }
+
+    /// All that was written, to be read.
+    pub(crate) fn into_reader(self) -> io::Result<RangeReader> {
+        let (file, start) = (Arc::clone(&self.file), self.start);
+        let end = self.finish()?;
+        let storage = Storage::File { file, bytes: end };
+        Ok(RangeReader::new(storage, start, end - start))
+    }
+
+    /// Bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.buffer.get_ref().at + self.buffer.buffer().len() as u64 - self.start
+    }
+
+    fn finish(mut self) -> io::Result<u64> {
+        self.buffer.flush()?;
+        Ok(self.buffer.get_ref().at)
+    }
+}
+
+impl Write for SectionWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.crc.update(&bytes[..written]);
-        self.bytes += written as u64;
+        self.buffer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.buffer.flush()
+    }
+}
+
+impl Leave for SectionWriter {
+    fn leave(&mut self, count: u64) -> io::Result<()> {
+        self.buffer.flush()?;
+        self.buffer.get_mut().at += count;
+        Ok(())
+    }
+}
+
+impl Leave for &mut SectionWriter {
+    fn leave(&mut self, count: u64) -> io::Result<()> {
+        (**self).leave(count)
+    }
+}
+
+struct At {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Write for At {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write_at(bytes, self.at)?;
+        self.at += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
     }
 }

@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anchorhold_images::{
     Architecture, BuildError, BuildOptions, Compression, EntryKind, FolderError, Image, ImageError,
-    Limits, NO_KERNEL, PolicyRegisters, Progress, SectionKind, Source, build,
-    key_policy_statements,
+    Limits, NO_KERNEL, Progress, SectionKind, Source, build,
 };
 use common::{built, elf, options, program_options, register, static_elf, write};
 
@@ -818,45 +817,6 @@ fn a_description_has_the_names_of_nitro_cli() {
     assert_eq!(json["Size"], built.size);
     assert!(json["MinimumMemoryMiB"].as_u64().unwrap() >= 32);
     assert_eq!(json["Architecture"], "x86_64");
-}
-
-#[test]
-fn a_policy_names_the_image_and_only_what_is_asked_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let measured = built(&program_options(dir.path())).measurements;
-    let role = "arn:aws:iam::111122223333:role/host";
-    let policy = key_policy_statements(&measured, Some(role), PolicyRegisters::default());
-    assert_eq!(
-        policy,
-        serde_json::json!([{
-            "Sid": "UseInsideTheMeasuredEnclaveOnly",
-            "Effect": "Allow",
-            "Principal": { "AWS": role },
-            "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
-            "Resource": "*",
-            "Condition": { "StringEquals": {
-                "kms:RecipientAttestation:ImageSha384": measured.pcr0.to_string(),
-            }},
-        }])
-    );
-    let all = PolicyRegisters {
-        pcr1: true,
-        pcr2: true,
-        pcr8: true,
-    };
-    let equals = &key_policy_statements(&measured, None, all)[0]["Condition"]["StringEquals"];
-    assert_eq!(
-        equals["kms:RecipientAttestation:PCR1"],
-        measured.pcr1.to_string()
-    );
-    assert_eq!(
-        equals["kms:RecipientAttestation:PCR2"],
-        measured.pcr2.to_string()
-    );
-    assert!(
-        equals.get("kms:RecipientAttestation:PCR8").is_none(),
-        "the image is unsigned"
-    );
 }
 
 #[test]

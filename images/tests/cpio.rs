@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anchorhold_images::cpio::{Reader, Writer};
+use anchorhold_images::cpio::{Attributes, Reader, Writer};
 use anchorhold_images::{CpioError, Entry, EntryKind, Limits};
 use proptest::prelude::*;
 
@@ -505,7 +505,7 @@ fn the_writer_refuses_a_file_that_changes_its_length() {
         let mut writer = Writer::new(Vec::new());
         assert!(
             writer
-                .file(Path::new("f"), 0o644, size, &mut &b"abc"[..])
+                .file(Path::new("f"), Attributes::of_root(0o644), size, &mut &b"abc"[..])
                 .is_err()
         );
     }
@@ -517,10 +517,11 @@ proptest! {
         files in prop::collection::btree_map("[a-z]{1,20}", (prop::collection::vec(any::<u8>(), 0..300), any::<bool>()), 0..20)
     ) {
         let mut writer = Writer::new(Vec::new());
-        writer.directory(Path::new("0"), 0o755).unwrap();
-        writer.symlink(Path::new("0/l"), Path::new("../x")).unwrap();
+        writer.directory(Path::new("0"), Attributes::of_root(0o755)).unwrap();
+        writer.symlink(Path::new("0/l"), Path::new("../x"), 0, 0).unwrap();
         for (name, (data, executable)) in &files {
             let mode = if *executable { 0o755 } else { 0o644 };
+            let mode = Attributes::of_root(mode);
             writer.file(Path::new(name), mode, data.len() as u64, &mut data.as_slice()).unwrap();
         }
         let bytes = writer.finish().unwrap();

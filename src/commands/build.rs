@@ -3,16 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anchorhold_images::cargo_static::StaticBuild;
-use anchorhold_images::{BuildOptions, Progress, Source};
+use anchorhold_images::{BuildOptions, ContainerOptions, Progress, Source};
 use anyhow::Context as _;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     anchorhold build --cargo enclave/jobs/cards --manifest anchorhold.toml -o cards.eif\n  \
     anchorhold build --program ./tokenize -o tokenize.eif\n  \
     anchorhold build --root ./rootfs --manifest anchorhold.toml -o job.eif\n  \
-    anchorhold build --program ./tokenize --kernel bzImage -o tokenize.eif\n\n\
+    anchorhold build --program ./tokenize --kernel bzImage -o tokenize.eif\n  \
+    docker save team/job:v1 -o job.tar && anchorhold build --container job.tar -o job.eif\n\n\
+    A container image is taken from an OCI image layout (folder or tar) or from what docker save and\n\
+    podman save write. No daemon is asked, nothing of it is unpacked on this machine, and its Entrypoint,\n\
+    Cmd, Env, WorkingDir and User are used where the manifest does not say.\n\n\
     The same inputs give the same bytes, wherever, whenever and by whomever they are packed.\n\
     Without --kernel the image runs in the sandbox backend only.")]
 pub(crate) struct Arguments {
@@ -21,6 +26,15 @@ pub(crate) struct Arguments {
     /// With --cargo: which of the package's programs
     #[arg(long, value_name = "NAME", requires = "cargo")]
     bin: Option<String>,
+    /// With --program: take a dynamic program's loader and libraries from this root file system
+    #[arg(long, value_name = "ROOT", requires = "program")]
+    libraries_from: Option<PathBuf>,
+    /// With --container: which image, where there are several
+    #[arg(long, value_name = "NAME", requires = "container")]
+    reference: Option<String>,
+    /// With --container: leave extended attributes (capabilities, ACLs) out instead of refusing the image
+    #[arg(long, requires = "container")]
+    drop_attributes: bool,
     /// The manifest to measure into the image; default: anchorhold.toml beside the package, or a minimal one
     #[arg(long, value_name = "anchorhold.toml")]
     manifest: Option<PathBuf>,
@@ -47,12 +61,15 @@ struct SourceArguments {
     /// A Cargo package, built as a static program; it becomes /job
     #[arg(long, value_name = "PATH")]
     cargo: Option<PathBuf>,
-    /// A static program; it becomes /job
+    /// A program; it becomes /job
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
     /// A folder that becomes the job's root file system
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// A container image: an OCI image layout, or an archive of docker save or podman save
+    #[arg(long, value_name = "PATH")]
+    container: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -63,11 +80,28 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         SourceArguments {
             program: Some(file),
             ..
-        } => Source::Program { file: file.clone() },
+        } => match &arguments.libraries_from {
+            Some(root) => Source::DynamicProgram {
+                file: file.clone(),
+                libraries_from: root.clone(),
+            },
+            None => Source::Program { file: file.clone() },
+        },
         SourceArguments {
             root: Some(dir), ..
         } => Source::Root { dir: dir.clone() },
-        SourceArguments { .. } => anyhow::bail!("name a source: --cargo, --program or --root"),
+        SourceArguments {
+            container: Some(path),
+            ..
+        } => {
+            let mut container = ContainerOptions::new(path.clone());
+            container.reference.clone_from(&arguments.reference);
+            container.drop_attributes = arguments.drop_attributes;
+            Source::Container(container)
+        }
+        SourceArguments { .. } => {
+            anyhow::bail!("name a source: --cargo, --program, --root or --container")
+        }
     };
     let init = match &arguments.init {
         Some(file) => file.clone(),
@@ -79,12 +113,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     options.modules.clone_from(&arguments.modules);
     options.command_line.clone_from(&arguments.cmdline);
     options.bin.clone_from(&arguments.bin);
-    let built = anchorhold_images::build(&options, &mut |progress| {
-        if let Progress::Compiling(line) = progress {
-            eprintln!("{line}");
-        }
-    })
-    .with_context(|| format!("{} was not built", arguments.output.display()))?;
+    let bar = Bar::new();
+    let built = anchorhold_images::build(&options, &mut |progress| bar.show(progress));
+    bar.0.finish_and_clear();
+    let built = built.with_context(|| format!("{} was not built", arguments.output.display()))?;
     println!("{}", arguments.output.display());
     println!("PCR0 {}", built.measurements.pcr0);
     println!("PCR1 {}", built.measurements.pcr1);
@@ -93,6 +125,40 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("No kernel was given: this image runs in the sandbox backend only.");
     }
     Ok(())
+}
+
+/// What a build is doing, drawn on a terminal and nowhere else.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Bar {
+        let bar = ProgressBar::no_length();
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {msg} {bytes} ({bytes_per_sec})")
+                .expect("the template is well-formed"),
+        );
+        Bar(bar)
+    }
+
+    fn show(&self, progress: Progress<'_>) {
+        match progress {
+            // For people in any case: compiling takes long, and its messages matter.
+            Progress::Compiling(line) => self.0.suspend(|| eprintln!("{line}")),
+            Progress::Reading(bytes) => self.stage("Reading layers", bytes),
+            Progress::Packing { bytes, .. } => self.stage("Packing", bytes),
+            Progress::Placing(bytes) => self.stage("Placing files", bytes),
+            Progress::Compressing(bytes) => self.stage("Compressing", bytes),
+            Progress::Measuring => self.stage("Measuring", 0),
+        }
+    }
+
+    fn stage(&self, name: &'static str, bytes: u64) {
+        if self.0.message() != name {
+            self.0.reset();
+            self.0.set_message(name);
+        }
+        self.0.inc(bytes);
+    }
 }
 
 /// The enclave's init that belongs to this command: installed beside it, or

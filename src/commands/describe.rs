@@ -37,7 +37,18 @@ fn print_for_people(image: &Description) {
     println!("  PCR1        {}", image.measurements.registers.pcr1);
     println!("  PCR2        {}", image.measurements.registers.pcr2);
     match &image.measurements.registers.pcr8 {
-        Some(pcr8) => println!("  PCR8        {pcr8}"),
+        Some(pcr8) => {
+            println!("  PCR8        {pcr8}");
+            let signer = image
+                .signing_certificate
+                .as_ref()
+                .map_or("unreadable", |signer| signer.subject_name.as_str());
+            let verdict = match image.signature_check {
+                Some(true) => "over this image and by the certificate's key (see verify-image)",
+                _ => "WRONG: see verify-image",
+            };
+            println!("  signature   {verdict}; signer {signer}");
+        }
         None => println!("  signature   none"),
     }
     println!(

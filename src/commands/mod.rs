@@ -5,6 +5,8 @@ pub(crate) mod build;
 mod call;
 mod conformance;
 mod describe;
+mod diff;
+mod init;
 mod inspect;
 mod kms;
 mod logs;
@@ -12,10 +14,13 @@ pub(crate) mod open;
 pub(crate) mod policy;
 mod ps;
 mod run;
+mod sbom;
 mod seal;
+mod sign;
 mod stop;
 mod supervise;
 mod verify;
+mod verify_image;
 
 use std::process::ExitCode;
 
@@ -26,10 +31,20 @@ use clap::Subcommand;
 pub(crate) enum Command {
     /// Show the whole way of the data, and what must not work, on this machine
     Demo(crate::demo::Arguments),
+    /// Write a manifest with comments to begin with
+    Init(init::Arguments),
     /// Pack a job into an enclave image, reproducibly
     Build(build::Arguments),
     /// Print an image's measurements and contents
     Describe(describe::Arguments),
+    /// Say what is different between two images, and because of what
+    Diff(diff::Arguments),
+    /// List the software in an image (CycloneDX)
+    Sbom(sbom::Arguments),
+    /// Sign an image
+    Sign(sign::Arguments),
+    /// Verify an image's signature
+    VerifyImage(verify_image::Arguments),
     /// Print key policy statements that admit this image alone
     Policy(policy::Arguments),
     /// Start an enclave from an image; returns once it serves
@@ -75,6 +90,11 @@ impl Command {
 pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(arguments) => crate::demo::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Init(arguments) => init::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Diff(arguments) => Ok(diff::run(&arguments)),
+        Command::Sbom(arguments) => sbom::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Sign(arguments) => sign::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::VerifyImage(arguments) => Ok(verify_image::run(&arguments)),
         Command::Build(arguments) => build::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Policy(arguments) => policy::run(&arguments).map(|()| ExitCode::SUCCESS),

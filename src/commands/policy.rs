@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 
-use anchorhold_images::{Image, Measurements, PolicyRegisters, key_policy_statements};
+use anchorhold_images::{Image, KeyPolicy, Measurements};
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::{Value, json};
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  \
+#[command(after_help = "Examples:\n  \
     anchorhold policy cards.eif --principal arn:aws:iam::111122223333:user/host \\\n      \
         --owner arn:aws:iam::111122223333:user/owner > policy.json\n  \
-    anchorhold kms create-key --alias alias/cards --policy policy.json\n\n\
-    The statements say which measurements may use the key. Who administers it, and who seals and \
-    opens as its owner, is said by --owner; without that, add such a statement yourself, or the key \
-    service refuses the policy because it would lock everybody out.")]
+    anchorhold kms create-key --alias alias/cards --policy policy.json\n  \
+    anchorhold policy cards-v2.eif --roll-over cards.eif --owner ... > policy.json\n\n\
+    The statements say which measurements may use the key, and that whoever runs the enclave can use \
+    it in no other way. Who administers it, and who seals and opens as its owner, is said by --owner; \
+    without that, add such a statement yourself, or the key service refuses the policy because it \
+    would lock everybody out.")]
 pub(crate) struct Arguments {
     /// The image
     image: PathBuf,
@@ -24,39 +25,59 @@ pub(crate) struct Arguments {
     /// Add a statement that lets this ARN administer the key, seal and open
     #[arg(long, value_name = "ARN")]
     owner: Option<String>,
+    /// Admit this older image as well, until all enclaves run the new one
+    #[arg(long, value_name = "IMAGE")]
+    roll_over: Vec<PathBuf>,
+    /// Name the image's signer (PCR8) instead of the image: whatever that certificate signs is admitted
+    #[arg(long)]
+    signer: bool,
+    /// Print a Terraform data source instead of JSON
+    #[arg(long)]
+    terraform: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let image = Image::open(&arguments.image)
-        .with_context(|| format!("cannot measure {}", arguments.image.display()))?;
-    let policy = key_policy(
-        image.measurements(),
-        arguments.principal.as_deref(),
-        arguments.owner.as_deref(),
-    );
-    println!("{policy:#}");
+    let mut images = Vec::new();
+    for path in std::iter::once(&arguments.image).chain(&arguments.roll_over) {
+        let image =
+            Image::open(path).with_context(|| format!("cannot measure {}", path.display()))?;
+        if arguments.signer {
+            // A policy for a signer rests on the signature; one that is wrong must not become a policy.
+            anchorhold_images::trust::check_signature(&image)
+                .with_context(|| format!("{} cannot stand for its signer", path.display()))?;
+        }
+        images.push(*image.measurements());
+    }
+    let policy = KeyPolicy {
+        images,
+        by_signer: arguments.signer,
+        principal: arguments.principal.clone(),
+        owner: arguments.owner.clone(),
+    };
+    if arguments.terraform {
+        print!("{}", policy.terraform("anchorhold")?);
+    } else {
+        println!("{:#}", policy.document()?);
+    }
+    if arguments.principal.is_none() && arguments.owner.is_none() {
+        eprintln!(
+            "Note: without --principal or --owner the policy denies nothing outside of enclaves."
+        );
+    }
     Ok(())
 }
 
-/// A whole key policy: the measured image's statements, and the owner's.
+/// A whole key policy for one image.
 pub(crate) fn key_policy(
     measurements: &Measurements,
     principal: Option<&str>,
     owner: Option<&str>,
-) -> Value {
-    let measured = key_policy_statements(measurements, principal, PolicyRegisters::default());
-    let mut statements = Vec::new();
-    if let Some(owner) = owner {
-        statements.push(json!({
-            "Sid": "OwnerAdministersSealsAndOpens",
-            "Effect": "Allow",
-            "Principal": { "AWS": owner },
-            "Action": "kms:*",
-            "Resource": "*",
-        }));
-    }
-    if let Value::Array(measured) = measured {
-        statements.extend(measured);
-    }
-    json!({ "Version": "2012-10-17", "Statement": statements })
+) -> anyhow::Result<serde_json::Value> {
+    let policy = KeyPolicy {
+        images: vec![*measurements],
+        by_signer: false,
+        principal: principal.map(str::to_owned),
+        owner: owner.map(str::to_owned),
+    };
+    Ok(policy.document()?)
 }

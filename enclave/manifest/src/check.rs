@@ -45,6 +45,51 @@ pub(crate) fn program(value: &str) -> Checked {
     Ok(value.to_owned())
 }
 
+/// The job's working folder.
+pub(crate) fn folder(value: &str) -> Checked {
+    const REMEDY: &str = "name a folder by its plain absolute path inside the image, such as \"/srv\"";
+    if !value.starts_with('/') || value.len() > 4095 || value.contains('\0') {
+        return refuse("is no absolute path", REMEDY);
+    }
+    if value != "/"
+        && value[1..]
+            .split('/')
+            .any(|part| matches!(part, "" | "." | ".."))
+    {
+        return refuse("has an empty part, `.` or `..` in its path", REMEDY);
+    }
+    Ok(value.to_owned())
+}
+
+/// `uid:gid`
+pub(crate) fn user(value: &str) -> Checked {
+    const REMEDY: &str = "write numbers, such as \"1000:1000\"";
+    let Some(user) = split_user(value) else {
+        return refuse("is not of the form uid:gid", REMEDY);
+    };
+    if user.uid == 0 || user.gid == 0 {
+        return refuse("names root, and a job never runs as root", REMEDY);
+    }
+    Ok(value.to_owned())
+}
+
+/// Digits only, without zeros in front, so that there is one spelling. The last number means "no change" to Linux.
+pub(crate) fn split_user(value: &str) -> Option<crate::User> {
+    let (uid, gid) = value.split_once(':')?;
+    let number = |text: &str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        let plain = plain && (text == "0" || !text.starts_with('0'));
+        plain
+            .then(|| text.parse::<u32>().ok())
+            .flatten()
+            .filter(|number| *number != u32::MAX)
+    };
+    Some(crate::User {
+        uid: number(uid)?,
+        gid: number(gid)?,
+    })
+}
+
 pub(crate) fn argument(value: &str) -> Checked {
     no_nul(
         value,

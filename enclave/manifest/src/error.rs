@@ -104,6 +104,16 @@ pub enum ManifestError {
         /// What to write instead.
         remedy: &'static str,
     },
+    /// A default, from a container image's configuration, that breaks its key's rule.
+    #[error("`{key}`, which the manifest does not set and the container image's configuration does, {problem}: set it in the manifest: {remedy}")]
+    Default {
+        /// The key with its table.
+        key: String,
+        /// What is wrong.
+        problem: &'static str,
+        /// What to write instead.
+        remedy: &'static str,
+    },
     /// More text than any manifest needs.
     #[error(
         "the manifest has {bytes} bytes: keep it under {} bytes",
@@ -124,7 +134,8 @@ impl ManifestError {
             | Self::WrongType { key, .. }
             | Self::OutOfRange { key, .. }
             | Self::UnknownChoice { key, .. }
-            | Self::Invalid { key, .. } => Some(key),
+            | Self::Invalid { key, .. }
+            | Self::Default { key, .. } => Some(key),
             Self::Syntax { .. } | Self::TooLarge { .. } => None,
         }
     }
@@ -139,7 +150,7 @@ impl ManifestError {
             | Self::OutOfRange { at, .. }
             | Self::UnknownChoice { at, .. }
             | Self::Invalid { at, .. } => Some(*at),
-            Self::TooLarge { .. } => None,
+            Self::Default { .. } | Self::TooLarge { .. } => None,
         }
     }
 }

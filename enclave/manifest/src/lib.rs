@@ -81,6 +81,44 @@ pub struct Job {
     pub max_line_bytes: usize,
     /// Seconds that one call may take. One second to one day.
     pub timeout_seconds: u64,
+    /// The folder that the job starts in, an absolute path inside the image; none: `/`.
+    pub working_directory: Option<String>,
+    /// Who the job runs as, where the enclave has several users; none: an id that the runtime chooses.
+    pub user: Option<User>,
+}
+
+/// `user = "uid:gid"`: numbers, neither of them root's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl std::fmt::Display for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+impl Serialize for User {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What `[job]` is where the manifest does not say, as from a container image's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobDefaults {
+    /// Instead of `command`; empty: `command` is required.
+    pub command: Vec<String>,
+    /// Variables that `environment` does not name.
+    pub environment: BTreeMap<String, String>,
+    /// Instead of `working_directory`.
+    pub working_directory: Option<String>,
+    /// Instead of `user`.
+    pub user: Option<User>,
 }
 
 /// When the job's program is started.
@@ -163,6 +201,15 @@ impl Manifest {
     /// # Errors
     /// The first thing that is wrong, by key, line and column. Nothing is accepted in part.
     pub fn parse(text: &str) -> Result<Manifest, ManifestError> {
+        Self::parse_with(text, &JobDefaults::default())
+    }
+
+    /// The same, with what `[job]` is where the text does not say. Only those who make images know such things: an
+    /// image's own manifest says all.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), and for defaults that break a rule.
+    pub fn parse_with(text: &str, defaults: &JobDefaults) -> Result<Manifest, ManifestError> {
         if text.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge { bytes: text.len() });
         }
@@ -181,10 +228,12 @@ impl Manifest {
         let image = root
             .table("image")?
             .map_or_else(|| Ok(Image::default()), |table| read_image(&table))?;
-        let job = read_job(&root.required_table(
-            "job",
-            "add a table [job] with the program to run, such as command = [\"/job\"]",
-        )?)?;
+        let remedy = "add a table [job] with the program to run, such as command = [\"/job\"]";
+        let job = match root.table("job")? {
+            Some(table) => read_job(&table, defaults)?,
+            None if !defaults.command.is_empty() => read_job(&Table::empty("job"), defaults)?,
+            None => read_job(&root.required_table("job", remedy)?, defaults)?,
+        };
         let key_service = root
             .table("key_service")?
             .map(|table| read_key_service(&table))
@@ -259,35 +308,23 @@ fn read_image(table: &Table<'_>) -> Result<Image, ManifestError> {
     })
 }
 
-fn read_job(table: &Table<'_>) -> Result<Job, ManifestError> {
+fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestError> {
     table.only(&[
         "command",
         "mode",
         "environment",
         "max_line_bytes",
         "timeout_seconds",
+        "working_directory",
+        "user",
     ])?;
-    let arguments = table.required_strings(
-        "command",
-        "name the program by its path inside the image, such as command = [\"/job\"]",
-    )?;
-    let mut command = Vec::with_capacity(arguments.len());
-    for (index, argument) in arguments.into_iter().enumerate() {
-        let rule = if index == 0 {
-            check::program
-        } else {
-            check::argument
-        };
-        command.push(argument.checked(rule)?);
-    }
-    if command.is_empty() {
-        return Err(table.invalid(
-            "command",
-            "is empty",
-            "name the program, such as command = [\"/job\"]",
-        ));
-    }
     let mut environment = BTreeMap::new();
+    for (name, value) in &defaults.environment {
+        check::variable_name(name)
+            .and_then(|_| check::variable_value(value))
+            .map_err(|reason| table.default_refused(&format!("environment.{name}"), reason))?;
+        environment.insert(name.clone(), value.clone());
+    }
     if let Some(variables) = table.table("environment")? {
         for name in variables.names() {
             check::variable_name(name)
@@ -298,8 +335,26 @@ fn read_job(table: &Table<'_>) -> Result<Job, ManifestError> {
             environment.insert(name.to_owned(), value);
         }
     }
+    let working_directory = match table.string("working_directory")? {
+        Some(folder) => Some(folder.checked(check::folder)?),
+        None => defaults
+            .working_directory
+            .as_deref()
+            .map(|folder| {
+                check::folder(folder)
+                    .map_err(|reason| table.default_refused("working_directory", reason))
+            })
+            .transpose()?,
+    };
+    let user = match table.string("user")? {
+        Some(user) => {
+            let text = user.checked(check::user)?;
+            check::split_user(&text)
+        }
+        None => defaults.user,
+    };
     Ok(Job {
-        command,
+        command: read_command(table, &defaults.command)?,
         mode: table
             .choice(
                 "mode",
@@ -311,7 +366,41 @@ fn read_job(table: &Table<'_>) -> Result<Job, ManifestError> {
             .integer("max_line_bytes", 64, 64 << 20)?
             .unwrap_or(1 << 20),
         timeout_seconds: table.integer("timeout_seconds", 1, 86_400)?.unwrap_or(600),
+        working_directory,
+        user,
     })
+}
+
+fn read_command(table: &Table<'_>, default: &[String]) -> Result<Vec<String>, ManifestError> {
+    let rule = |index: usize| {
+        if index == 0 {
+            check::program
+        } else {
+            check::argument
+        }
+    };
+    if !default.is_empty() && table.strings("command")?.is_none() {
+        for (index, argument) in default.iter().enumerate() {
+            rule(index)(argument).map_err(|reason| table.default_refused("command", reason))?;
+        }
+        return Ok(default.to_vec());
+    }
+    let arguments = table.required_strings(
+        "command",
+        "name the program by its path inside the image, such as command = [\"/job\"]",
+    )?;
+    let mut command = Vec::with_capacity(arguments.len());
+    for (index, argument) in arguments.into_iter().enumerate() {
+        command.push(argument.checked(rule(index))?);
+    }
+    if command.is_empty() {
+        return Err(table.invalid(
+            "command",
+            "is empty",
+            "name the program, such as command = [\"/job\"]",
+        ));
+    }
+    Ok(command)
 }
 
 fn read_key_service(table: &Table<'_>) -> Result<KeyService, ManifestError> {

@@ -31,7 +31,7 @@ impl<'i> Document<'i> {
             text: self.text,
             path: String::new(),
             start: 0,
-            entries: self.root.get_ref(),
+            entries: Some(self.root.get_ref()),
         }
     }
 }
@@ -41,7 +41,8 @@ pub(crate) struct Table<'d> {
     text: &'d str,
     path: String,
     start: usize,
-    entries: &'d DeTable<'d>,
+    /// None for a table that the document does not have.
+    entries: Option<&'d DeTable<'d>>,
 }
 
 /// A string of the document, with its path and place.
@@ -71,10 +72,32 @@ impl<'d> Text<'d> {
 }
 
 impl<'d> Table<'d> {
+    /// A table that the document does not have, at its beginning.
+    pub(crate) fn empty(path: &str) -> Table<'static> {
+        Table {
+            text: "",
+            path: path.to_owned(),
+            start: 0,
+            entries: None,
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'d Spanned<std::borrow::Cow<'d, str>>> {
+        self.entries.into_iter().flat_map(|entries| entries.keys())
+    }
+
+    /// An error about a default that breaks a rule.
+    pub(crate) fn default_refused(&self, key: &str, reason: Reason) -> ManifestError {
+        ManifestError::Default {
+            key: self.join(key),
+            problem: reason.problem,
+            remedy: reason.remedy,
+        }
+    }
+
     /// Refuses every key that is not in `known`; of several unknown ones, the first in the text is reported.
     pub(crate) fn only(&self, known: &'static [&'static str]) -> Result<(), ManifestError> {
         let unknown = self
-            .entries
             .keys()
             .filter(|key| !known.contains(&key.get_ref().as_ref()))
             .min_by_key(|key| key.span().start);
@@ -91,7 +114,7 @@ impl<'d> Table<'d> {
 
     /// The table's keys, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'d str> {
-        self.entries.keys().map(|key| key.get_ref().as_ref())
+        self.keys().map(|key| key.get_ref().as_ref())
     }
 
     pub(crate) fn table(&self, key: &str) -> Result<Option<Table<'d>>, ManifestError> {
@@ -103,7 +126,7 @@ impl<'d> Table<'d> {
                 text: self.text,
                 path: self.path_of(key),
                 start: value.span().start,
-                entries,
+                entries: Some(entries),
             })),
             _ => Err(self.wrong_type(key, value, "a table")),
         }
@@ -231,7 +254,6 @@ impl<'d> Table<'d> {
         remedy: &'static str,
     ) -> ManifestError {
         let start = self
-            .entries
             .keys()
             .find(|found| found.get_ref() == key)
             .map_or(self.start, |found| found.span().start);
@@ -266,7 +288,7 @@ impl<'d> Table<'d> {
     }
 
     fn value(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
-        self.entries.get(key)
+        self.entries?.get(key)
     }
 
     /// The path of a key, quoted as TOML would need it.

@@ -105,7 +105,7 @@ fn an_unknown_key_is_named_with_its_place_and_a_suggestion() {
     assert_eq!(
         error.to_string(),
         "line 3, column 3: unknown key `job.time_out_seconds`: did you mean `timeout_seconds`? \
-         (known here: command, mode, environment, max_line_bytes, timeout_seconds)"
+         (known here: command, mode, environment, max_line_bytes, timeout_seconds, working_directory, user)"
     );
 }
 

@@ -45,6 +45,8 @@ pub struct Plan {
     pub command: Vec<CString>,
     /// `NAME=value`, the whole environment.
     pub environment: Vec<CString>,
+    /// The folder to start in.
+    pub folder: CString,
     /// User and groups.
     pub identity: Identity,
     /// Resource limits.
@@ -68,7 +70,7 @@ pub enum Step {
     Streams,
     /// setrlimit(2)
     Limits,
-    /// chdir(2) to `/`
+    /// chdir(2), first to `/` and then, as the job's user, to the job's folder
     Folder,
     /// `PR_SET_NO_NEW_PRIVS`
     NoNewPrivileges,
@@ -128,6 +130,16 @@ pub enum SpawnError {
     Exec {
         /// Path of the program.
         program: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The working folder cannot be entered, so the program was not run.
+    #[error(
+        "the job's working folder {folder} cannot be entered: {source}. Check job.working_directory in anchorhold.toml: the folder must be in the image, and the job's user must be allowed into it"
+    )]
+    Folder {
+        /// Path of the folder.
+        folder: String,
         /// The kernel's reason.
         source: io::Error,
     },
@@ -192,6 +204,10 @@ pub fn spawn(
                 .first()
                 .map(|program| program.to_string_lossy().into_owned())
                 .unwrap_or_default(),
+            source,
+        }),
+        Some(Step::Folder) => Err(SpawnError::Folder {
+            folder: plan.folder.to_string_lossy().into_owned(),
             source,
         }),
         Some(step) => Err(SpawnError::Confine { step, source }),
@@ -334,6 +350,8 @@ impl Child<'_> {
                 Step::Capabilities,
                 libc::syscall(libc::SYS_capset, &raw const header, nothing.as_ptr()),
             )?;
+
+            require(Step::Folder, libc::chdir(plan.folder.as_ptr()))?;
 
             if let Some(landlock) = &plan.landlock {
                 require_long(

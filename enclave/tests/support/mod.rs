@@ -340,6 +340,8 @@ pub(crate) fn isolation_terms(command: Vec<String>, scratch: &Path) -> isolation
         scratch: scratch.to_owned(),
         secrets: PathBuf::from("/nowhere"),
         max_file_bytes: 1 << 20,
+        folder: PathBuf::from("/"),
+        user: (isolation::JOB_ID, isolation::JOB_ID),
     }
 }
 

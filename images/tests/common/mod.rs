@@ -10,6 +10,8 @@ use anchorhold_images::eif::{HEADER_BYTES, Header, SectionKind, TableEntry, sect
 use anchorhold_images::{Architecture, BuildOptions, Built, Source, build};
 use sha2::{Digest, Sha384};
 
+pub(crate) mod oci;
+
 /// An ELF program header's fields, of which the rest is 0: type, offset, address, bytes.
 pub(crate) type Segment = (u32, u64, u64, u64);
 
