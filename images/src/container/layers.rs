@@ -16,13 +16,12 @@ use super::error::{ContainerError, EntryProblem};
 use super::records::{self, Kind, Record, Stop};
 use super::select::{Digest, LayerBlob, Selected};
 use super::store::Blob;
+use super::zstd::Zstd;
 use crate::cpio::Limits;
 
 const BUFFER_BYTES: usize = 128 << 10;
 /// A ramdisk's archive has 32 bits for a file's length.
 const MAX_FILE_BYTES: u64 = u32::MAX as u64;
-/// What a zstd decoder must remember, as a power of two: 32 MiB. Only `--ultra` and `--long` need more.
-const ZSTD_WINDOW_LOG: u32 = 25;
 
 /// A file in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -302,9 +301,7 @@ impl Stream {
                 MultiGzDecoder::new(blob),
             )),
             Compression::Zstd => {
-                let mut decoder = zstd::Decoder::with_buffer(blob)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
+                Box::new(BufReader::with_capacity(BUFFER_BYTES, Zstd::new(blob)))
             }
         };
         Ok(Stream {

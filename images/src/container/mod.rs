@@ -13,6 +13,7 @@ mod records;
 mod select;
 mod store;
 mod tree;
+mod zstd;
 
 use std::path::{Path, PathBuf};
 
