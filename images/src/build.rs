@@ -247,7 +247,9 @@ pub enum BuildError {
     #[error(transparent)]
     Container(#[from] crate::ContainerError),
     /// A container image that does not say what to run, and no manifest that does.
-    #[error("the container image has neither Entrypoint nor Cmd: name the job's command in a manifest, with --manifest")]
+    #[error(
+        "the container image has neither Entrypoint nor Cmd: name the job's command in a manifest, with --manifest"
+    )]
     NoCommand,
     /// The key service's authority is not a PEM file of certificates.
     #[error("key_service.ca: {} {problem}: it must hold certificates in PEM and nothing else", .path.display())]
@@ -673,9 +675,10 @@ impl ManifestText {
                 };
                 Some(folder.join(MANIFEST_FILE)).filter(|file| file.exists())
             }
-            (None, Source::Program { .. } | Source::DynamicProgram { .. } | Source::Container(_)) => {
-                None
-            }
+            (
+                None,
+                Source::Program { .. } | Source::DynamicProgram { .. } | Source::Container(_),
+            ) => None,
             (None, Source::Root { .. }) => return Err(BuildError::NoManifest),
         };
         let shown = beside.clone().unwrap_or_else(|| MANIFEST_FILE.into());

@@ -585,11 +585,19 @@ fn inventory(metadata: &Metadata, manifest: &Path) -> audit::Document {
             }
         }
     }
-    let mut ids: Vec<&str> = inside.keys().copied().filter(|id| by_id.contains_key(id)).collect();
+    let mut ids: Vec<&str> = inside
+        .keys()
+        .copied()
+        .filter(|id| by_id.contains_key(id))
+        .collect();
     // Ids have paths of this machine in them; names and versions do not.
     ids.sort_by_key(|id| {
         let package = by_id[id];
-        (&package.name, &package.version, package.source.as_deref().unwrap_or_default())
+        (
+            &package.name,
+            &package.version,
+            package.source.as_deref().unwrap_or_default(),
+        )
     });
     let places: BTreeMap<&str, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at)).collect();
     let packages = ids
@@ -613,7 +621,9 @@ fn inventory(metadata: &Metadata, manifest: &Path) -> audit::Document {
                 version: package.version.clone(),
                 source: match package.source.as_deref() {
                     None => "local",
-                    Some(source) if source.ends_with("github.com/rust-lang/crates.io-index") => "crates.io",
+                    Some(source) if source.ends_with("github.com/rust-lang/crates.io-index") => {
+                        "crates.io"
+                    }
                     Some(source) if source.starts_with("git+") => "git",
                     Some(_) => "registry",
                 }

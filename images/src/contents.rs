@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -123,7 +123,9 @@ pub enum FolderError {
         interpreter: String,
     },
     /// The command is for another processor.
-    #[error("the job's command {command} is for {found}, and the enclave's runtime is for {expected}: build both for one")]
+    #[error(
+        "the job's command {command} is for {found}, and the enclave's runtime is for {expected}: build both for one"
+    )]
     CommandArchitecture {
         /// As the manifest names it.
         command: String,
@@ -371,12 +373,10 @@ impl Contents {
         for (path, item) in &self.entries {
             let name = Path::new(path);
             let failed = |source: io::Error| match source.kind() {
-                io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidFilename => {
-                    FolderError::Pack {
-                        path: Path::new("/").join(name),
-                        source,
-                    }
-                }
+                io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidFilename => FolderError::Pack {
+                    path: Path::new("/").join(name),
+                    source,
+                },
                 _ => FolderError::Write { source },
             };
             let id = match item {
@@ -508,11 +508,7 @@ impl Contents {
     }
 
     /// At most so many bytes of a file's beginning.
-    pub(crate) fn start_of(
-        &self,
-        file: FileId,
-        limit: u64,
-    ) -> Result<Cow<'_, [u8]>, FolderError> {
+    pub(crate) fn start_of(&self, file: FileId, limit: u64) -> Result<Cow<'_, [u8]>, FolderError> {
         match &self.files[file.0].data {
             Data::Bytes(bytes) => {
                 let length = usize::try_from(limit).map_or(bytes.len(), |l| l.min(bytes.len()));
@@ -528,7 +524,10 @@ impl Contents {
                 Ok(Cow::Owned(start))
             }
             Data::Layer { file, bytes } => {
-                let layers = self.layers.as_ref().expect("layered files come with layers");
+                let layers = self
+                    .layers
+                    .as_ref()
+                    .expect("layered files come with layers");
                 Ok(Cow::Owned(layers.start_of(*file, limit.min(*bytes))?))
             }
         }

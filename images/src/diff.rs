@@ -437,7 +437,10 @@ fn line_differences(left: &str, right: &str) -> Vec<String> {
     let removed = |index: usize| format!("-{}: {}", same_start + index + 1, a[index]);
     let added = |index: usize| format!("+{}: {}", same_start + index + 1, b[index]);
     if a.len() > MAX_LINES_COMPARED || b.len() > MAX_LINES_COMPARED {
-        return (0..a.len()).map(removed).chain((0..b.len()).map(added)).collect();
+        return (0..a.len())
+            .map(removed)
+            .chain((0..b.len()).map(added))
+            .collect();
     }
     // Longest common subsequence, from the end.
     let width = b.len() + 1;
@@ -505,7 +508,11 @@ mod tests {
         let right = "[job]\ncommand = [\"/b\"]\n# new\n\n[log]\nx = 1\n";
         assert_eq!(
             line_differences(left, right),
-            ["-2: command = [\"/a\"]", "+2: command = [\"/b\"]", "+3: # new"]
+            [
+                "-2: command = [\"/a\"]",
+                "+2: command = [\"/b\"]",
+                "+3: # new"
+            ]
         );
         assert!(line_differences(left, left).is_empty());
         assert_eq!(line_differences("", "a\n"), ["+1: a"]);

@@ -114,64 +114,64 @@ impl Outline {
 }
 
 fn outline(storage: &Storage) -> Result<(Outline, Vec<Segment>), ElfError> {
-        let mut header = [0; HEADER_BYTES as usize];
-        storage
-            .read_exact_at(&mut header, 0)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => ElfError::NotElf,
-                _ => ElfError::Read(error),
-            })?;
-        if header[..4] != *b"\x7fELF" {
-            return Err(ElfError::NotElf);
-        }
-        if header[4] != 2 || header[5] != 1 {
-            return Err(ElfError::Class);
-        }
-        let kind = u16_at(&header, 16);
-        if kind != ET_EXEC && kind != ET_DYN {
-            return Err(ElfError::Type(kind));
-        }
-        let architecture = match u16_at(&header, 18) {
-            EM_X86_64 => Architecture::X86_64,
-            EM_AARCH64 => Architecture::Arm64,
-            other => return Err(ElfError::Machine(other)),
-        };
-        let count = u64::from(u16_at(&header, 56));
-        if count == 0
-            || count > MAX_PROGRAM_HEADERS
-            || u64::from(u16_at(&header, 54)) != PROGRAM_HEADER_BYTES
-        {
-            return Err(ElfError::Damaged("no usable program headers"));
-        }
-        let table = range(
-            storage,
-            u64_at(&header, 32),
-            count * PROGRAM_HEADER_BYTES,
-            "program headers",
-        )?;
-        let segments: Vec<Segment> = table
-            .chunks_exact(PROGRAM_HEADER_BYTES as usize)
-            .map(Segment::read)
-            .collect();
+    let mut header = [0; HEADER_BYTES as usize];
+    storage
+        .read_exact_at(&mut header, 0)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => ElfError::NotElf,
+            _ => ElfError::Read(error),
+        })?;
+    if header[..4] != *b"\x7fELF" {
+        return Err(ElfError::NotElf);
+    }
+    if header[4] != 2 || header[5] != 1 {
+        return Err(ElfError::Class);
+    }
+    let kind = u16_at(&header, 16);
+    if kind != ET_EXEC && kind != ET_DYN {
+        return Err(ElfError::Type(kind));
+    }
+    let architecture = match u16_at(&header, 18) {
+        EM_X86_64 => Architecture::X86_64,
+        EM_AARCH64 => Architecture::Arm64,
+        other => return Err(ElfError::Machine(other)),
+    };
+    let count = u64::from(u16_at(&header, 56));
+    if count == 0
+        || count > MAX_PROGRAM_HEADERS
+        || u64::from(u16_at(&header, 54)) != PROGRAM_HEADER_BYTES
+    {
+        return Err(ElfError::Damaged("no usable program headers"));
+    }
+    let table = range(
+        storage,
+        u64_at(&header, 32),
+        count * PROGRAM_HEADER_BYTES,
+        "program headers",
+    )?;
+    let segments: Vec<Segment> = table
+        .chunks_exact(PROGRAM_HEADER_BYTES as usize)
+        .map(Segment::read)
+        .collect();
 
-        let interpreter = segments
-            .iter()
-            .find(|segment| segment.kind == PT_INTERP)
-            .map(|segment| {
-                let bytes = range(
-                    storage,
-                    segment.offset,
-                    segment.file_bytes.min(MAX_STRING_BYTES),
-                    "interpreter",
-                )?;
-                string(&bytes, "interpreter")
-            })
-            .transpose()?;
-        let outline = Outline {
-            architecture,
-            interpreter,
-        };
-        Ok((outline, segments))
+    let interpreter = segments
+        .iter()
+        .find(|segment| segment.kind == PT_INTERP)
+        .map(|segment| {
+            let bytes = range(
+                storage,
+                segment.offset,
+                segment.file_bytes.min(MAX_STRING_BYTES),
+                "interpreter",
+            )?;
+            string(&bytes, "interpreter")
+        })
+        .transpose()?;
+    let outline = Outline {
+        architecture,
+        interpreter,
+    };
+    Ok((outline, segments))
 }
 
 fn needed(

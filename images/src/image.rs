@@ -528,13 +528,13 @@ impl Image {
         unread: &mut Option<io::Error>,
     ) -> io::Result<()> {
         let mut written = Ok(());
-        let read =
-            self.storage
-                .each_chunk(section.offset, section.size, 256 << 10, |chunk| {
-                    if written.is_ok() {
-                        written = sink.write_all(chunk);
-                    }
-                });
+        let read = self
+            .storage
+            .each_chunk(section.offset, section.size, 256 << 10, |chunk| {
+                if written.is_ok() {
+                    written = sink.write_all(chunk);
+                }
+            });
         *unread = read.err();
         written
     }

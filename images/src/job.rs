@@ -49,8 +49,16 @@ mod tests {
 
     fn defaults() -> JobDefaults {
         JobDefaults {
-            command: vec!["/bin/sh".to_owned(), "-c".to_owned(), "a \"b\"\n".to_owned()],
-            environment: [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "\\2".to_owned())].into(),
+            command: vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                "a \"b\"\n".to_owned(),
+            ],
+            environment: [
+                ("A".to_owned(), "1".to_owned()),
+                ("B".to_owned(), "\\2".to_owned()),
+            ]
+            .into(),
             working_directory: Some("/srv".to_owned()),
             user: Some(User { uid: 7, gid: 8 }),
         }

@@ -32,7 +32,9 @@ pub struct KeyPolicy {
 #[non_exhaustive]
 pub enum PolicyError {
     /// An unsigned image has no signer.
-    #[error("the image is not signed, so no policy can name its signer: sign it, or leave out --signer")]
+    #[error(
+        "the image is not signed, so no policy can name its signer: sign it, or leave out --signer"
+    )]
     Unsigned,
     /// Without an image there is nothing to admit.
     #[error("a policy names at least one image")]
@@ -222,7 +224,10 @@ mod tests {
         );
         assert_eq!(statements[2]["Effect"], "Deny");
         assert_eq!(statements[2]["Principal"]["AWS"], HOST);
-        assert_eq!(statements[2]["Condition"], json!({ "Null": { IMAGE: "true" } }));
+        assert_eq!(
+            statements[2]["Condition"],
+            json!({ "Null": { IMAGE: "true" } })
+        );
     }
 
     #[test]
@@ -271,7 +276,10 @@ mod tests {
         policy.principal = Some("arn:${x}\"%{y}".to_owned());
         let text = policy.terraform("cards").unwrap();
         assert!(text.starts_with("data \"aws_iam_policy_document\" \"cards\" {\n"));
-        assert!(text.contains("identifiers = [\"arn:$${x}\\\"%%{y}\"]"), "{text}");
+        assert!(
+            text.contains("identifiers = [\"arn:$${x}\\\"%%{y}\"]"),
+            "{text}"
+        );
         assert!(text.contains(&format!(
             "values   = [\"{}\", \"{}\"]",
             "aa".repeat(48),

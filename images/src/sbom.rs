@@ -104,7 +104,10 @@ pub fn sbom(image: &Image, lock: Option<&str>) -> Result<Value, SbomError> {
             }
         }
     }
-    for (_, _, text) in databases.iter().filter(|(_, kind, _)| *kind == Kind::Release) {
+    for (_, _, text) in databases
+        .iter()
+        .filter(|(_, kind, _)| *kind == Kind::Release)
+    {
         system = System::read(text);
     }
     for (path, kind, text) in &databases {
@@ -358,7 +361,10 @@ mod tests {
                 "pkg:deb/debian/tzdata@1:2024a?distro=debian-12",
             ]
         );
-        let alpine = apk("C:x\nP:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\n\n", &System::default());
+        let alpine = apk(
+            "C:x\nP:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\n\n",
+            &System::default(),
+        );
         assert_eq!(alpine[0].purl, "pkg:apk/alpine/musl@1.2.5-r0?arch=x86_64");
         assert_eq!(alpine[0].licence.as_deref(), Some("MIT"));
     }

@@ -12,8 +12,8 @@ use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use p384::ecdsa::signature::{Signer, Verifier};
 use p384::ecdsa::{Signature, SigningKey, VerifyingKey};
-use rustls_pki_types::pem::{PemObject, SectionKind as PemKind};
 use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::{PemObject, SectionKind as PemKind};
 use thiserror::Error;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
@@ -29,16 +29,22 @@ use crate::write::ImageWriter;
 #[non_exhaustive]
 pub enum SigningError {
     /// The key is none that signs images.
-    #[error("the signing key {0}: it must be one private key on P-384, in PEM (PKCS #8 or SEC 1), without a password")]
+    #[error(
+        "the signing key {0}: it must be one private key on P-384, in PEM (PKCS #8 or SEC 1), without a password"
+    )]
     Key(String),
     /// The certificate is none that signs images.
-    #[error("the signing certificate {0}: it must be one X.509 certificate for a key on P-384, in PEM")]
+    #[error(
+        "the signing certificate {0}: it must be one X.509 certificate for a key on P-384, in PEM"
+    )]
     Certificate(String),
     /// The key is not the certificate's.
     #[error("the signing key is not the key of the signing certificate")]
     Mismatch,
     /// A signature in a form that is not known.
-    #[error("the signature has {0} bytes and is neither r and s of 48 bytes each nor ECDSA's DER encoding of them")]
+    #[error(
+        "the signature has {0} bytes and is neither r and s of 48 bytes each nor ECDSA's DER encoding of them"
+    )]
     SignatureForm(usize),
     /// A signature over something else, or by another key.
     #[error(
@@ -47,7 +53,9 @@ pub enum SigningError {
     )]
     WrongSignature,
     /// There is one already.
-    #[error("the image is signed already: replace its signature with --replace, or sign an unsigned one")]
+    #[error(
+        "the image is signed already: replace its signature with --replace, or sign an unsigned one"
+    )]
     AlreadySigned,
     /// No room for another section.
     #[error("the image has no room for a signature: it has {MAX_SECTIONS} sections already")]

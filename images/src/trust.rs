@@ -7,9 +7,7 @@
 use std::time::Duration;
 
 use anchorhold_attestation::Pcr;
-use aws_lc_rs::signature::{
-    self as lc, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm,
-};
+use aws_lc_rs::signature::{self as lc, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
     TrustAnchor, UnixTime, alg_id,
@@ -40,7 +38,9 @@ pub enum SignatureFault {
     #[error("the signature's algorithm is not for the signing certificate's key")]
     Algorithm,
     /// It is over another register or image.
-    #[error("the signature is over another image: it names PCR{register} {signed}, and this image has PCR0 {measured}")]
+    #[error(
+        "the signature is over another image: it names PCR{register} {signed}, and this image has PCR0 {measured}"
+    )]
     AnotherImage {
         /// The register that was signed.
         register: u64,
@@ -56,10 +56,14 @@ pub enum SignatureFault {
     #[error("the signing certificate is not valid before {0}")]
     NotYetValid(String),
     /// The certificate has expired.
-    #[error("the signing certificate expired on {0}: sign the image anew; PCR8 and the keys' policies change with the certificate")]
+    #[error(
+        "the signing certificate expired on {0}: sign the image anew; PCR8 and the keys' policies change with the certificate"
+    )]
     Expired(String),
     /// The certificate is by an authority that nobody named.
-    #[error("the signing certificate was issued by {issuer}: name that authority's certificate with --ca")]
+    #[error(
+        "the signing certificate was issued by {issuer}: name that authority's certificate with --ca"
+    )]
     AuthorityNeeded {
         /// Who issued it.
         issuer: String,
@@ -68,7 +72,9 @@ pub enum SignatureFault {
     #[error("the signing certificate names itself as its issuer and is not signed by its own key")]
     FalselySelfSigned,
     /// No chain to the authorities that were named.
-    #[error("the signing certificate (issued by {issuer}) has no chain to the authorities named: {reason}")]
+    #[error(
+        "the signing certificate (issued by {issuer}) has no chain to the authorities named: {reason}"
+    )]
     Chain {
         /// Who issued it.
         issuer: String,
@@ -249,7 +255,9 @@ fn check_own_signature(certificate: &Certificate) -> Result<(), SignatureFault> 
     let spki = certificate.tbs_certificate().subject_public_key_info();
     let inner = |algorithm: &x509_cert::spki::AlgorithmIdentifierOwned| {
         // Without the header of the sequence, which has a length of one byte.
-        algorithm.to_der().map(|der| der.get(2..).unwrap_or_default().to_vec())
+        algorithm
+            .to_der()
+            .map(|der| der.get(2..).unwrap_or_default().to_vec())
     };
     let encode = |error: x509_cert::der::Error| SignatureError::Certificate(error.to_string());
     let key_kind = inner(&spki.algorithm).map_err(encode)?;
@@ -315,14 +323,46 @@ const fn by(
 }
 
 static ALGORITHMS: [CertificateAlgorithm; 8] = [
-    by(alg_id::ECDSA_P256, alg_id::ECDSA_SHA256, &lc::ECDSA_P256_SHA256_ASN1),
-    by(alg_id::ECDSA_P256, alg_id::ECDSA_SHA384, &lc::ECDSA_P256_SHA384_ASN1),
-    by(alg_id::ECDSA_P384, alg_id::ECDSA_SHA256, &lc::ECDSA_P384_SHA256_ASN1),
-    by(alg_id::ECDSA_P384, alg_id::ECDSA_SHA384, &lc::ECDSA_P384_SHA384_ASN1),
-    by(alg_id::ECDSA_P521, alg_id::ECDSA_SHA512, &lc::ECDSA_P521_SHA512_ASN1),
-    by(alg_id::RSA_ENCRYPTION, alg_id::RSA_PKCS1_SHA256, &lc::RSA_PKCS1_2048_8192_SHA256),
-    by(alg_id::RSA_ENCRYPTION, alg_id::RSA_PKCS1_SHA384, &lc::RSA_PKCS1_2048_8192_SHA384),
-    by(alg_id::RSA_ENCRYPTION, alg_id::RSA_PKCS1_SHA512, &lc::RSA_PKCS1_2048_8192_SHA512),
+    by(
+        alg_id::ECDSA_P256,
+        alg_id::ECDSA_SHA256,
+        &lc::ECDSA_P256_SHA256_ASN1,
+    ),
+    by(
+        alg_id::ECDSA_P256,
+        alg_id::ECDSA_SHA384,
+        &lc::ECDSA_P256_SHA384_ASN1,
+    ),
+    by(
+        alg_id::ECDSA_P384,
+        alg_id::ECDSA_SHA256,
+        &lc::ECDSA_P384_SHA256_ASN1,
+    ),
+    by(
+        alg_id::ECDSA_P384,
+        alg_id::ECDSA_SHA384,
+        &lc::ECDSA_P384_SHA384_ASN1,
+    ),
+    by(
+        alg_id::ECDSA_P521,
+        alg_id::ECDSA_SHA512,
+        &lc::ECDSA_P521_SHA512_ASN1,
+    ),
+    by(
+        alg_id::RSA_ENCRYPTION,
+        alg_id::RSA_PKCS1_SHA256,
+        &lc::RSA_PKCS1_2048_8192_SHA256,
+    ),
+    by(
+        alg_id::RSA_ENCRYPTION,
+        alg_id::RSA_PKCS1_SHA384,
+        &lc::RSA_PKCS1_2048_8192_SHA384,
+    ),
+    by(
+        alg_id::RSA_ENCRYPTION,
+        alg_id::RSA_PKCS1_SHA512,
+        &lc::RSA_PKCS1_2048_8192_SHA512,
+    ),
 ];
 
 /// `Jan  2 03:04:05 2026 GMT`

@@ -773,6 +773,7 @@ fn progress_names_what_is_packed() {
             Progress::Packing { path, .. } => path.display().to_string(),
             Progress::Measuring => "measuring".to_owned(),
             Progress::Compiling(line) => line.to_owned(),
+            other => format!("{other:?}"),
         });
     })
     .unwrap();

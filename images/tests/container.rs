@@ -14,9 +14,7 @@ use anchorhold_images::{
     BuildError, BuildOptions, Compression, ContainerError, ContainerOptions, EntryKind, Image,
     Limits, Source, build,
 };
-use common::oci::{
-    Blob, Layer, OciImage, TarEntry, blob, descriptor, write_archive, write_folder,
-};
+use common::oci::{Blob, Layer, OciImage, TarEntry, blob, descriptor, write_archive, write_folder};
 use serde_json::json;
 
 fn options(dir: &Path, path: PathBuf) -> BuildOptions {
@@ -107,8 +105,14 @@ fn layouts_archives_and_saved_images_of_the_same_layers_measure_the_same() {
         let image = OciImage::new(archives.iter().map(|archive| kind(archive)).collect());
         for (form, path) in [
             write_folder(&dir.path().join(format!("layout-{index}")), &image.layout()),
-            write_archive(&dir.path().join(format!("oci-{index}.tar")), &image.layout()),
-            write_archive(&dir.path().join(format!("saved-{index}.tar")), &image.saved()),
+            write_archive(
+                &dir.path().join(format!("oci-{index}.tar")),
+                &image.layout(),
+            ),
+            write_archive(
+                &dir.path().join(format!("saved-{index}.tar")),
+                &image.saved(),
+            ),
         ]
         .into_iter()
         .enumerate()
@@ -119,7 +123,11 @@ fn layouts_archives_and_saved_images_of_the_same_layers_measure_the_same() {
                 let built = common::built(&options);
                 assert_eq!(
                     what(&unpacked(&built.path))[..3],
-                    [("etc", "folder"), ("etc/a", "file lower"), ("etc/b", "file upper")],
+                    [
+                        ("etc", "folder"),
+                        ("etc/a", "file lower"),
+                        ("etc/b", "file upper")
+                    ],
                     "{form}"
                 );
                 if compression.is_none() {
@@ -192,7 +200,12 @@ fn owners_modes_links_and_set_user_id_bits_are_kept() {
     );
     assert_eq!(
         seen["bin/tool"],
-        (0o4711, 1_000_000, 70_000_000, "hard a-first-name 0".to_owned())
+        (
+            0o4711,
+            1_000_000,
+            70_000_000,
+            "hard a-first-name 0".to_owned()
+        )
     );
     assert_eq!(seen["bin/again"].3, "hard a-first-name 0");
     assert_eq!(seen["etc"].3, "link /bin");
@@ -283,9 +296,10 @@ fn entries_below_a_link_of_a_lower_layer_go_where_it_leads_inside_the_root() {
         .folder("usr/lib")
         .symlink("lib", "usr/lib")
         .symlink("out", "../../../usr");
-    let upper = Layer::default()
-        .file("lib/module", 0o644, b"2")
-        .file("out/lib/second", 0o644, b"2");
+    let upper =
+        Layer::default()
+            .file("lib/module", 0o644, b"2")
+            .file("out/lib/second", 0o644, b"2");
     assert_eq!(
         what(&merged(vec![lower, upper])),
         [
@@ -346,7 +360,11 @@ fn configured(execution: serde_json::Value, manifest: Option<&str>) -> Result<St
         .folder("usr/bin")
         .file("usr/bin/tool", 0o755, &program)
         .file("usr/bin/readme", 0o644, b"no program")
-        .file("etc/passwd", 0o644, b"root:x:0:0::/:\napp:x:1234:5678::/:\n")
+        .file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0::/:\napp:x:1234:5678::/:\n",
+        )
         .file("etc/group", 0o644, b"root:x:0:\nstaff:x:50:\n")
         .file("srv/run", 0o755, &program)
         .end();
@@ -391,7 +409,11 @@ fn the_configuration_becomes_the_job() {
         assert!(job.ends_with(expected), "{user}: {job}");
     }
     let relative = json!({ "Cmd": ["./run"], "WorkingDir": "/srv" });
-    assert!(configured(relative, None).unwrap().starts_with(r#"["/srv/run"]"#));
+    assert!(
+        configured(relative, None)
+            .unwrap()
+            .starts_with(r#"["/srv/run"]"#)
+    );
     // Docker makes a working folder that is not there.
     let made = json!({ "Cmd": ["/job"], "WorkingDir": "/new/folder" });
     assert!(configured(made, None).unwrap().contains("/new/folder"));
@@ -415,15 +437,39 @@ fn a_configuration_that_cannot_be_kept_to_is_refused() {
     let refusal = |execution, manifest| configured(execution, manifest).unwrap_err().to_string();
     for (execution, message) in [
         (json!({}), "has neither Entrypoint nor Cmd"),
-        (json!({ "Cmd": ["absent"] }), "absent, which is in none of the folders"),
-        (json!({ "Cmd": ["readme"], "Env": ["PATH=/usr/bin"] }), "readme, which is in none"),
+        (
+            json!({ "Cmd": ["absent"] }),
+            "absent, which is in none of the folders",
+        ),
+        (
+            json!({ "Cmd": ["readme"], "Env": ["PATH=/usr/bin"] }),
+            "readme, which is in none",
+        ),
         (json!({ "Cmd": ["/usr/bin/readme"] }), "is not executable"),
-        (json!({ "Cmd": ["/job"], "Env": ["NOVALUE"] }), "\"NOVALUE\", which is no NAME=value"),
-        (json!({ "Cmd": ["/job"], "Env": ["a b=c"] }), "`job.environment.a b`, which the manifest does not set"),
-        (json!({ "Cmd": ["/job"], "User": "ghost" }), "/etc/passwd has no ghost"),
-        (json!({ "Cmd": ["/job"], "User": "app:ghosts" }), "/etc/group has no ghosts"),
-        (json!({ "Cmd": ["/job"], "WorkingDir": "/etc/passwd" }), "/etc/passwd is no folder"),
-        (json!({ "Cmd": ["/job"], "WorkingDir": "../up" }), "`job.working_directory`"),
+        (
+            json!({ "Cmd": ["/job"], "Env": ["NOVALUE"] }),
+            "\"NOVALUE\", which is no NAME=value",
+        ),
+        (
+            json!({ "Cmd": ["/job"], "Env": ["a b=c"] }),
+            "`job.environment.a b`, which the manifest does not set",
+        ),
+        (
+            json!({ "Cmd": ["/job"], "User": "ghost" }),
+            "/etc/passwd has no ghost",
+        ),
+        (
+            json!({ "Cmd": ["/job"], "User": "app:ghosts" }),
+            "/etc/group has no ghosts",
+        ),
+        (
+            json!({ "Cmd": ["/job"], "WorkingDir": "/etc/passwd" }),
+            "/etc/passwd is no folder",
+        ),
+        (
+            json!({ "Cmd": ["/job"], "WorkingDir": "../up" }),
+            "`job.working_directory`",
+        ),
     ] {
         let error = refusal(execution, None);
         assert!(error.contains(message), "{error}");
@@ -433,7 +479,10 @@ fn a_configuration_that_cannot_be_kept_to_is_refused() {
     assert!(error.contains("/absent is not in the image"), "{error}");
     // Places are those of the text as it was written.
     let error = refusal(json!({ "Cmd": ["/job"] }), Some("[job]\n\n  comand = 1\n"));
-    assert!(error.contains("line 3, column 3: unknown key `job.comand`"), "{error}");
+    assert!(
+        error.contains("line 3, column 3: unknown key `job.comand`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -447,7 +496,10 @@ fn of_several_images_one_must_be_chosen_and_other_platforms_are_passed_over() {
     arm.architecture = "arm64";
     let mut files = [one.layout(), two.layout(), arm.layout()].concat();
     let manifest = |image: &OciImage| {
-        descriptor("application/vnd.oci.image.manifest.v1+json", &image.manifest())
+        descriptor(
+            "application/vnd.oci.image.manifest.v1+json",
+            &image.manifest(),
+        )
     };
     let platform = |image: &OciImage, os, architecture| {
         let mut descriptor = manifest(image);
@@ -471,15 +523,27 @@ fn of_several_images_one_must_be_chosen_and_other_platforms_are_passed_over() {
     let choose = |reference: Option<&str>| {
         let mut container = ContainerOptions::new(layout.clone());
         container.reference = reference.map(str::to_owned);
-        build(&common::options(dir.path(), Source::Container(container)), &mut |_| ())
+        build(
+            &common::options(dir.path(), Source::Container(container)),
+            &mut |_| (),
+        )
     };
     let error = choose(None).unwrap_err().to_string();
     assert!(error.contains("registry/multi:v2, two"), "{error}");
     let error = choose(Some("three")).unwrap_err().to_string();
-    assert!(error.contains("it has registry/multi:v2, two, arm"), "{error}");
+    assert!(
+        error.contains("it has registry/multi:v2, two, arm"),
+        "{error}"
+    );
     let error = choose(Some("arm")).unwrap_err().to_string();
-    assert!(error.contains("no image for linux/amd64") && error.contains("linux/arm64"), "{error}");
-    assert_eq!(choose(Some("two")).unwrap().manifest.job.command, ["/job", "two"]);
+    assert!(
+        error.contains("no image for linux/amd64") && error.contains("linux/arm64"),
+        "{error}"
+    );
+    assert_eq!(
+        choose(Some("two")).unwrap().manifest.job.command,
+        ["/job", "two"]
+    );
     assert_eq!(choose(Some("v2")).unwrap().manifest.job.command, ["/job"]);
 }
 
@@ -495,7 +559,10 @@ fn an_image_for_another_processor_is_refused() {
 fn every_digest_and_length_is_checked() {
     let image = OciImage::new(vec![Blob::gzip(&base().end())]);
     let files = image.layout();
-    let count = files.iter().filter(|(name, _)| name.starts_with("blobs/")).count();
+    let count = files
+        .iter()
+        .filter(|(name, _)| name.starts_with("blobs/"))
+        .count();
     assert_eq!(count, 3, "manifest, configuration, layer");
     for index in 0..files.len() {
         if !files[index].0.starts_with("blobs/") {
@@ -551,13 +618,19 @@ fn a_saved_image_whose_configuration_is_another_is_refused() {
 #[test]
 fn layers_of_another_kind_are_refused_by_their_media_type() {
     for (media_type, message) in [
-        ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "decrypt"),
+        (
+            "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+            "decrypt",
+        ),
         ("application/octet-stream", "a layer is a tar archive"),
     ] {
         let mut image = OciImage::new(vec![Blob::plain(&base().end())]);
         image.layers[0].media_type = media_type;
         let error = refused(&image);
-        assert!(error.contains(message) && error.contains(media_type), "{error}");
+        assert!(
+            error.contains(message) && error.contains(media_type),
+            "{error}"
+        );
     }
 }
 
@@ -594,7 +667,10 @@ fn extended_attributes_are_refused_by_name_or_left_out_when_asked() {
     let archive = base()
         .pax("SCHILY.xattr.security.selinux", b"label")
         .file("labelled", 0o644, b"1")
-        .pax("SCHILY.xattr.security.capability", &[1, 0, 0, 2, 0, 0x20, 0, 0])
+        .pax(
+            "SCHILY.xattr.security.capability",
+            &[1, 0, 0, 2, 0, 0x20, 0, 0],
+        )
         .file("ping", 0o755, b"1")
         .end();
     let image = OciImage::new(vec![Blob::plain(&archive)]);
@@ -777,8 +853,10 @@ fn every_hostile_archive_is_refused_with_the_entry_named() {
         let shown = path.file_name().unwrap().to_string_lossy().into_owned();
         let trick = trick(&fs::read_to_string(&path).unwrap());
         let dir = tempfile::tempdir().unwrap();
-        let mut container =
-            ContainerOptions::new(write_folder(&dir.path().join("layout"), &trick.image.layout()));
+        let mut container = ContainerOptions::new(write_folder(
+            &dir.path().join("layout"),
+            &trick.image.layout(),
+        ));
         container.limits = trick.limits;
         let options = common::options(dir.path(), Source::Container(container));
         match build(&options, &mut |_| ()) {

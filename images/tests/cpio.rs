@@ -505,7 +505,12 @@ fn the_writer_refuses_a_file_that_changes_its_length() {
         let mut writer = Writer::new(Vec::new());
         assert!(
             writer
-                .file(Path::new("f"), Attributes::of_root(0o644), size, &mut &b"abc"[..])
+                .file(
+                    Path::new("f"),
+                    Attributes::of_root(0o644),
+                    size,
+                    &mut &b"abc"[..]
+                )
                 .is_err()
         );
     }

@@ -29,7 +29,10 @@ fn of_root(dir: &Path, name: &str, change: impl FnOnce(&Path)) -> Image {
 #[test]
 fn images_of_the_same_inputs_have_no_differences() {
     let dir = tempfile::tempdir().unwrap();
-    let (one, two) = (of_root(dir.path(), "1", |_| ()), of_root(dir.path(), "2", |_| ()));
+    let (one, two) = (
+        of_root(dir.path(), "1", |_| ()),
+        of_root(dir.path(), "2", |_| ()),
+    );
     let differences = diff(&one, &two).unwrap();
     assert!(differences.same_measurements());
     assert!(differences.ramdisks.is_empty() && differences.unmeasured.is_empty());
@@ -85,7 +88,10 @@ fn a_changed_manifest_is_shown_line_by_line_and_a_changed_runtime_is_pcr1() {
     let differences = diff(&one, &two).unwrap();
     assert_eq!(
         differences.manifest,
-        ["-2: command = [\"/job\"]", "+2: command = [\"/job\", \"-v\"]"]
+        [
+            "-2: command = [\"/job\"]",
+            "+2: command = [\"/job\", \"-v\"]"
+        ]
     );
     assert_eq!(differences.command_line.as_ref().unwrap().right, "quiet");
     assert_eq!(
@@ -136,7 +142,11 @@ fn packages_of_the_system_and_of_programs_are_listed_and_nothing_random_is() {
             "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n",
             0o644,
         );
-        write(&root.join("etc/os-release"), "ID=debian\nVERSION_ID=\"12\"\n", 0o644);
+        write(
+            &root.join("etc/os-release"),
+            "ID=debian\nVERSION_ID=\"12\"\n",
+            0o644,
+        );
     });
     let document = sbom(&image, None).unwrap();
     assert_eq!(document["bomFormat"], "CycloneDX");

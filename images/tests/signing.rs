@@ -18,7 +18,9 @@ use aws_lc_rs::signature::{
     ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
 };
 use common::{built, program_options};
-use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384};
+use rcgen::{
+    CertificateParams, CertifiedIssuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+};
 use rustls_pki_types::CertificateDer;
 
 /// In the middle of the certificates' validity.
@@ -78,9 +80,18 @@ fn a_signed_image_has_its_signers_pcr8_and_the_same_other_registers() {
     let description = serde_json::to_value(after.describe().unwrap()).unwrap();
     assert_eq!(description["IsSigned"], true);
     assert_eq!(description["SignatureCheck"], true);
-    assert_eq!(description["SigningCertificate"]["IssuerName"]["commonName"], "signer");
-    assert_eq!(description["SigningCertificate"]["Algorithm"], "ecdsa-with-SHA384");
-    assert_eq!(description["SigningCertificate"]["NotAfter"], "Jan  1 00:00:00 2028 GMT");
+    assert_eq!(
+        description["SigningCertificate"]["IssuerName"]["commonName"],
+        "signer"
+    );
+    assert_eq!(
+        description["SigningCertificate"]["Algorithm"],
+        "ecdsa-with-SHA384"
+    );
+    assert_eq!(
+        description["SigningCertificate"]["NotAfter"],
+        "Jan  1 00:00:00 2028 GMT"
+    );
 }
 
 #[test]
@@ -118,9 +129,11 @@ fn a_signature_that_is_wrong_is_never_attached() {
     let identity = identity("signer");
     let image = unsigned(dir.path());
     let certificate = SigningCertificate::from_pem(identity.certificate.pem().as_bytes()).unwrap();
-    let key =
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &identity.key.serialize_der())
-            .unwrap();
+    let key = EcdsaKeyPair::from_pkcs8(
+        &ECDSA_P384_SHA384_FIXED_SIGNING,
+        &identity.key.serialize_der(),
+    )
+    .unwrap();
     let output = dir.path().join("never.eif");
     let other = key.sign(&SystemRandom::new(), b"something else").unwrap();
     for (signature, is_known) in [
@@ -146,7 +159,10 @@ fn keys_and_certificates_that_do_not_fit_are_refused() {
     let certificate =
         |identity: &Identity| SigningCertificate::from_pem(identity.certificate.pem().as_bytes());
     assert!(matches!(
-        ImageSigner::new(two.key.serialize_pem().as_bytes(), certificate(&one).unwrap()),
+        ImageSigner::new(
+            two.key.serialize_pem().as_bytes(),
+            certificate(&one).unwrap()
+        ),
         Err(SigningError::Mismatch)
     ));
     let weak = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -157,7 +173,13 @@ fn keys_and_certificates_that_do_not_fit_are_refused() {
     let weak = parameters("weak").self_signed(&weak).unwrap().pem();
     let with_key = one.certificate.pem() + &one.key.serialize_pem();
     let twice = one.certificate.pem() + &one.certificate.pem();
-    for pem in [weak, with_key, twice, one.key.serialize_pem(), String::new()] {
+    for pem in [
+        weak,
+        with_key,
+        twice,
+        one.key.serialize_pem(),
+        String::new(),
+    ] {
         assert!(matches!(
             SigningCertificate::from_pem(pem.as_bytes()),
             Err(SigningError::Certificate(_))
@@ -184,7 +206,10 @@ fn a_signed_image_is_signed_anew_only_when_asked() {
         .filter(|section| section.kind == SectionKind::Signature)
         .count();
     assert_eq!(signatures, 1);
-    assert_eq!(verify(&image, &[], NOW).unwrap().signer.subject_name, "CN=second");
+    assert_eq!(
+        verify(&image, &[], NOW).unwrap().signer.subject_name,
+        "CN=second"
+    );
 }
 
 #[test]
@@ -192,7 +217,10 @@ fn a_certificate_that_has_expired_or_is_not_valid_yet_is_named_as_such() {
     let dir = tempfile::tempdir().unwrap();
     let (image, _) = signed(dir.path(), &identity("signer"));
     let late = verify(&image, &[], Duration::from_secs(1_900_000_000)).unwrap_err();
-    assert!(matches!(&late, SignatureFault::Expired(when) if when.starts_with("2028-01-01")), "{late}");
+    assert!(
+        matches!(&late, SignatureFault::Expired(when) if when.starts_with("2028-01-01")),
+        "{late}"
+    );
     assert!(late.to_string().contains("expired on 2028-01-01"), "{late}");
     let early = verify(&image, &[], Duration::from_secs(1_000_000_000)).unwrap_err();
     assert!(matches!(early, SignatureFault::NotYetValid(_)), "{early}");
@@ -209,7 +237,10 @@ fn a_certificate_of_an_authority_needs_that_authority() {
     let certificate = parameters("leaf").signed_by(&key, &root).unwrap();
     let (image, _) = signed(dir.path(), &Identity { key, certificate });
     let error = verify(&image, &[], NOW).unwrap_err();
-    assert!(matches!(&error, SignatureFault::AuthorityNeeded { issuer } if issuer == "CN=root"), "{error}");
+    assert!(
+        matches!(&error, SignatureFault::AuthorityNeeded { issuer } if issuer == "CN=root"),
+        "{error}"
+    );
     let authority = CertificateDer::from(root.der().to_vec());
     assert!(!verify(&image, &[authority], NOW).unwrap().self_signed);
     let other = identity("other");
@@ -239,7 +270,10 @@ fn another_images_signature_and_another_key_s_are_refused() {
         .measure()
         .unwrap();
     let error = check_signature(&transplanted).unwrap_err();
-    assert!(matches!(error, SignatureFault::AnotherImage { register: 0, .. }), "{error}");
+    assert!(
+        matches!(error, SignatureFault::AnotherImage { register: 0, .. }),
+        "{error}"
+    );
 
     // The same signature beside another certificate: PCR8 would be that one's.
     let other = self::identity("other");
@@ -257,5 +291,8 @@ fn another_images_signature_and_another_key_s_are_refused() {
         .measure()
         .unwrap();
     assert_eq!(check_signature(&forged), Err(SignatureFault::Wrong));
-    assert_eq!(verify(&unsigned(dir.path()), &[], NOW), Err(SignatureFault::Unsigned));
+    assert_eq!(
+        verify(&unsigned(dir.path()), &[], NOW),
+        Err(SignatureFault::Unsigned)
+    );
 }

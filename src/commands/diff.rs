@@ -54,7 +54,11 @@ fn print_for_people(differences: &Differences) {
         println!("Both images measure the same.");
     }
     for register in &differences.registers {
-        println!("{} differs: {}", register.register, register.because_of.join("; "));
+        println!(
+            "{} differs: {}",
+            register.register,
+            register.because_of.join("; ")
+        );
         for (sign, value) in [("-", &register.values.left), ("+", &register.values.right)] {
             match value {
                 Some(value) => println!("  {sign} {value}"),
@@ -64,8 +68,14 @@ fn print_for_people(differences: &Differences) {
     }
     if let Some(kernel) = &differences.kernel {
         println!("Kernel:");
-        println!("  - {} ({} bytes, SHA-256 {})", kernel.version.left, kernel.size.left, kernel.digest.left);
-        println!("  + {} ({} bytes, SHA-256 {})", kernel.version.right, kernel.size.right, kernel.digest.right);
+        println!(
+            "  - {} ({} bytes, SHA-256 {})",
+            kernel.version.left, kernel.size.left, kernel.digest.left
+        );
+        println!(
+            "  + {} ({} bytes, SHA-256 {})",
+            kernel.version.right, kernel.size.right, kernel.digest.right
+        );
     }
     if let Some(line) = &differences.command_line {
         println!("Command line:");
@@ -78,7 +88,10 @@ fn print_for_people(differences: &Differences) {
             println!("  /{}: {}", file.path.display(), file.change);
         }
         if ramdisk.files.len() > SHOWN {
-            println!("  and {} more (--json lists all)", ramdisk.files.len() - SHOWN);
+            println!(
+                "  and {} more (--json lists all)",
+                ramdisk.files.len() - SHOWN
+            );
         }
         for reason in &ramdisk.packing {
             println!("  the same files, but {reason}");

@@ -25,7 +25,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .create_new(true)
         .open(&arguments.file)
         .with_context(|| {
-            format!("cannot make {} (an existing file is left as it is)", arguments.file.display())
+            format!(
+                "cannot make {} (an existing file is left as it is)",
+                arguments.file.display()
+            )
         })?;
     file.write_all(MANIFEST.as_bytes())
         .with_context(|| format!("cannot write {}", arguments.file.display()))?;

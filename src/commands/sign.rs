@@ -27,7 +27,12 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     step: Step,
     /// The signing certificate, in PEM
-    #[arg(long, value_name = "PEM", required_unless_present = "prepare", conflicts_with = "prepare")]
+    #[arg(
+        long,
+        value_name = "PEM",
+        required_unless_present = "prepare",
+        conflicts_with = "prepare"
+    )]
     certificate: Option<PathBuf>,
     /// Replace a signature that is there
     #[arg(long, conflicts_with = "prepare")]
@@ -63,11 +68,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let certificate = arguments.certificate.as_deref().unwrap_or(Path::new(""));
     let named = |path: &Path| path.display().to_string();
-    let certificate = SigningCertificate::from_pem(&files::read_bounded(certificate, MAX_FILE_BYTES)?)
-        .with_context(|| named(certificate))?;
+    let certificate =
+        SigningCertificate::from_pem(&files::read_bounded(certificate, MAX_FILE_BYTES)?)
+            .with_context(|| named(certificate))?;
     let measurements = if let Some(signature) = &arguments.step.attach {
         let signature = files::read_bounded(signature, MAX_FILE_BYTES)?;
-        attach(&image, &certificate, &signature, arguments.replace, &arguments.output)?
+        attach(
+            &image,
+            &certificate,
+            &signature,
+            arguments.replace,
+            &arguments.output,
+        )?
     } else {
         let path = arguments.step.key.as_deref().unwrap_or(Path::new(""));
         let key = Zeroizing::new(files::read_bounded(path, MAX_FILE_BYTES)?);

@@ -43,9 +43,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             println!("The signature holds.");
             println!("  PCR8        {}", verified.pcr8);
             println!("  signer      {}", verified.signer.subject_name);
-            println!("  valid       {} to {}", verified.signer.not_before, verified.signer.not_after);
+            println!(
+                "  valid       {} to {}",
+                verified.signer.not_before, verified.signer.not_after
+            );
             if verified.self_signed && arguments.ca.is_empty() && arguments.pcr8.is_none() {
-                println!("  trust       the certificate is by itself: whether PCR8 is the one you expect is for you to say");
+                println!(
+                    "  trust       the certificate is by itself: whether PCR8 is the one you expect is for you to say"
+                );
             }
             ExitCode::SUCCESS
         }
@@ -69,10 +74,15 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Result<Verified, String>> {
         let before = authorities.len();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             authorities.push(
-                certificate.with_context(|| format!("{} is no PEM of certificates", path.display()))?,
+                certificate
+                    .with_context(|| format!("{} is no PEM of certificates", path.display()))?,
             );
         }
-        anyhow::ensure!(authorities.len() > before, "{} holds no certificate", path.display());
+        anyhow::ensure!(
+            authorities.len() > before,
+            "{} holds no certificate",
+            path.display()
+        );
     }
     let now = match arguments.at {
         Some(time) => u64::try_from(time.as_second())

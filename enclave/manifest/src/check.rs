@@ -47,7 +47,8 @@ pub(crate) fn program(value: &str) -> Checked {
 
 /// The job's working folder.
 pub(crate) fn folder(value: &str) -> Checked {
-    const REMEDY: &str = "name a folder by its plain absolute path inside the image, such as \"/srv\"";
+    const REMEDY: &str =
+        "name a folder by its plain absolute path inside the image, such as \"/srv\"";
     if !value.starts_with('/') || value.len() > 4095 || value.contains('\0') {
         return refuse("is no absolute path", REMEDY);
     }

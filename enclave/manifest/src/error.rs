@@ -105,7 +105,9 @@ pub enum ManifestError {
         remedy: &'static str,
     },
     /// A default, from a container image's configuration, that breaks its key's rule.
-    #[error("`{key}`, which the manifest does not set and the container image's configuration does, {problem}: set it in the manifest: {remedy}")]
+    #[error(
+        "`{key}`, which the manifest does not set and the container image's configuration does, {problem}: set it in the manifest: {remedy}"
+    )]
     Default {
         /// The key with its table.
         key: String,

@@ -58,7 +58,9 @@ pub enum ContainerError {
         limit: u64,
     },
     /// A blob of another length than its descriptor says.
-    #[error("{name} has {found} bytes, and its descriptor says {stated}: the container image was damaged or changed")]
+    #[error(
+        "{name} has {found} bytes, and its descriptor says {stated}: the container image was damaged or changed"
+    )]
     Size {
         /// The blob.
         name: String,
@@ -76,7 +78,9 @@ pub enum ContainerError {
         found: String,
     },
     /// A digest that is none, or of an algorithm that is not supported.
-    #[error("the container image names the digest {digest:?}: sha256 and sha512 are supported, in lower-case hexadecimal")]
+    #[error(
+        "the container image names the digest {digest:?}: sha256 and sha512 are supported, in lower-case hexadecimal"
+    )]
     UnknownDigest {
         /// As it stands there.
         digest: String,
@@ -134,7 +138,9 @@ pub enum ContainerError {
         limit: usize,
     },
     /// As many layers as the configuration has digests.
-    #[error("the container image has {layers} layers and its configuration names {named}: it is damaged")]
+    #[error(
+        "the container image has {layers} layers and its configuration names {named}: it is damaged"
+    )]
     LayerCount {
         /// In the manifest.
         layers: usize,
@@ -239,7 +245,9 @@ pub enum EntryProblem {
     #[error("is a symbolic link without a usable target")]
     LinkTarget,
     /// A device node.
-    #[error("is a device node: an image holds files, folders and links; the enclave makes its own /dev")]
+    #[error(
+        "is a device node: an image holds files, folders and links; the enclave makes its own /dev"
+    )]
     Device,
     /// A named pipe.
     #[error("is a named pipe: an image holds files, folders and links")]

@@ -300,9 +300,7 @@ impl Stream {
                 BUFFER_BYTES,
                 MultiGzDecoder::new(blob),
             )),
-            Compression::Zstd => {
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, Zstd::new(blob)))
-            }
+            Compression::Zstd => Box::new(BufReader::with_capacity(BUFFER_BYTES, Zstd::new(blob))),
         };
         Ok(Stream {
             archive,

@@ -97,12 +97,19 @@ pub(super) fn each<R: Read, E>(
         let extension = std::mem::take(&mut extension);
         let path = extension.path.clone().unwrap_or(name);
         let shown: PathBuf = OsStr::from_bytes(&path).into();
-        let record = record(number, entry.raw_file_position(), &header, size, &path, extension)
-            .and_then(|record| match record.kind {
-                Kind::File { size } if size > max_file_bytes => Err(EntryProblem::LargeFile(size)),
-                _ => Ok(record),
-            })
-            .map_err(|problem| Stop::Entry(shown.clone(), problem))?;
+        let record = record(
+            number,
+            entry.raw_file_position(),
+            &header,
+            size,
+            &path,
+            extension,
+        )
+        .and_then(|record| match record.kind {
+            Kind::File { size } if size > max_file_bytes => Err(EntryProblem::LargeFile(size)),
+            _ => Ok(record),
+        })
+        .map_err(|problem| Stop::Entry(shown.clone(), problem))?;
         number += 1;
         last = Some(shown);
         visit(record, &mut entry).map_err(Stop::Visitor)?;
@@ -256,9 +263,7 @@ fn record(
             .unwrap_or_default()
     };
     let kind = match entry_type {
-        EntryType::Regular | EntryType::Continuous => {
-            Kind::File { size: header_size }
-        }
+        EntryType::Regular | EntryType::Continuous => Kind::File { size: header_size },
         EntryType::Link => {
             let target = target();
             let shown = || OsStr::from_bytes(&target).into();

@@ -74,7 +74,9 @@ impl Digest {
     }
 
     fn path(&self) -> PathBuf {
-        Path::new("blobs").join(self.algorithm_name()).join(&self.hex)
+        Path::new("blobs")
+            .join(self.algorithm_name())
+            .join(&self.hex)
     }
 
     fn algorithm_name(&self) -> &'static str {
@@ -216,7 +218,14 @@ fn from_index(
     let mut manifests: Vec<Candidate> = Vec::new();
     let mut platforms = Vec::new();
     for candidate in wanted {
-        flatten(store, candidate, architecture, 0, &mut manifests, &mut platforms)?;
+        flatten(
+            store,
+            candidate,
+            architecture,
+            0,
+            &mut manifests,
+            &mut platforms,
+        )?;
     }
     // The same image under several names is one image.
     let mut distinct: Vec<Candidate> = Vec::new();
@@ -366,7 +375,10 @@ fn from_saved(
     let blob = store.file(Path::new(&image.config))?;
     let bytes = small(&blob, &image.config)?;
     // Docker names the configuration by its digest.
-    let stem = image.config.strip_prefix("blobs/sha256/").unwrap_or(&image.config);
+    let stem = image
+        .config
+        .strip_prefix("blobs/sha256/")
+        .unwrap_or(&image.config);
     let stem = stem.strip_suffix(".json").unwrap_or(stem);
     if let Ok(named) = Digest::parse(&format!("sha256:{stem}")) {
         named.check(&digest::digest(named.algorithm, &bytes))?;
@@ -526,8 +538,9 @@ fn small(blob: &Blob, name: &str) -> Result<Vec<u8>, ContainerError> {
             limit: MAX_JSON_BYTES,
         });
     }
-    blob.start(blob.size).map_err(|source| ContainerError::Read {
-        name: shown(Path::new(name)),
-        source,
-    })
+    blob.start(blob.size)
+        .map_err(|source| ContainerError::Read {
+            name: shown(Path::new(name)),
+            source,
+        })
 }

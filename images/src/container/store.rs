@@ -152,9 +152,8 @@ impl Store {
 
     /// A file that must be there.
     pub(super) fn file(&self, name: &Path) -> Result<Blob, ContainerError> {
-        self.find(name)?.ok_or_else(|| ContainerError::Missing {
-            name: shown(name),
-        })
+        self.find(name)?
+            .ok_or_else(|| ContainerError::Missing { name: shown(name) })
     }
 }
 

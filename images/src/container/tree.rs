@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::error::{ContainerError, EntryProblem};
-use super::layers::{Halt, LayerFile, Layers, refuse};
+use super::layers::{LayerFile, Layers, refuse};
 use super::records::{Kind, Record};
 use crate::contents::{Contents, Place, place};
 use crate::cpio::Attributes;
@@ -221,12 +221,7 @@ impl Tree {
         }
     }
 
-    fn white_out(
-        &mut self,
-        layer: usize,
-        parent: &Path,
-        name: &[u8],
-    ) -> Result<(), EntryProblem> {
+    fn white_out(&mut self, layer: usize, parent: &Path, name: &[u8]) -> Result<(), EntryProblem> {
         let parent = self.folder(layer, parent)?;
         if name == OPAQUE {
             self.remove_inside(&parent, layer);

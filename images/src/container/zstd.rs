@@ -97,7 +97,14 @@ mod tests {
     fn frames_one_behind_the_other_are_one_stream_and_skipped_ones_are_skipped() {
         let frame = |data: &[u8]| compress_to_vec(data, CompressionLevel::Fastest);
         let skipped = b"\x53\x2a\x4d\x18\x05\0\0\0abcde";
-        let both = [&skipped[..], &frame(b"one "), skipped, &frame(b"two"), skipped].concat();
+        let both = [
+            &skipped[..],
+            &frame(b"one "),
+            skipped,
+            &frame(b"two"),
+            skipped,
+        ]
+        .concat();
         assert_eq!(read(&both).unwrap(), b"one two");
         assert_eq!(read(b"").unwrap(), b"");
     }
@@ -118,6 +125,9 @@ mod tests {
         // A frame header without a content size, whose window is 2^31 bytes, and the beginning of a block.
         let header = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x09, 0, 0];
         let error = read(&header).unwrap_err();
-        assert!(error.to_string().to_lowercase().contains("window"), "{error}");
+        assert!(
+            error.to_string().to_lowercase().contains("window"),
+            "{error}"
+        );
     }
 }

@@ -238,7 +238,10 @@ impl OciImage {
         }
         let index = json!({ "schemaVersion": 2, "manifests": [entry] });
         let mut files = vec![
-            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            (
+                "oci-layout".to_owned(),
+                br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+            ),
             ("index.json".to_owned(), serde_json::to_vec(&index).unwrap()),
             blob(&manifest),
             blob(&self.config()),
@@ -259,7 +262,10 @@ impl OciImage {
         let list = json!([{ "Config": config_name, "RepoTags": ["team/job:v1"], "Layers": names }]);
         let mut files = vec![
             (config_name, config),
-            ("manifest.json".to_owned(), serde_json::to_vec(&list).unwrap()),
+            (
+                "manifest.json".to_owned(),
+                serde_json::to_vec(&list).unwrap(),
+            ),
         ];
         for (name, layer) in names.into_iter().zip(&self.layers) {
             if !files.iter().any(|(earlier, _)| *earlier == name) {
