@@ -255,7 +255,7 @@ impl Unmeasured {
                 stated: self.header.crc32,
             });
         }
-        self.measured(pass)
+        self.measured(&pass)
     }
 
     /// The same for an image that was just written and has no checksum yet, which is the result as well.
@@ -263,7 +263,7 @@ impl Unmeasured {
         let pass = self.pass()?;
         let crc32 = pass.crc32;
         self.header.crc32 = crc32;
-        Ok((self.measured(pass)?, crc32))
+        Ok((self.measured(&pass)?, crc32))
     }
 
     fn pass(&self) -> Result<Pass, ImageError> {
@@ -273,7 +273,7 @@ impl Unmeasured {
         })
     }
 
-    fn measured(self, pass: Pass) -> Result<Image, ImageError> {
+    fn measured(self, pass: &Pass) -> Result<Image, ImageError> {
         let Unmeasured {
             path,
             storage,

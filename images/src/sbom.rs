@@ -5,6 +5,7 @@
 //! the same one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
@@ -334,7 +335,7 @@ fn escaped(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b".-_~:".contains(&byte) {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            let _ = write!(escaped, "%{byte:02X}");
         }
     }
     escaped

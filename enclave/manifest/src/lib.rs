@@ -322,7 +322,7 @@ fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestEr
     for (name, value) in &defaults.environment {
         check::variable_name(name)
             .and_then(|_| check::variable_value(value))
-            .map_err(|reason| table.default_refused(&format!("environment.{name}"), reason))?;
+            .map_err(|reason| table.default_refused(&format!("environment.{name}"), &reason))?;
         environment.insert(name.clone(), value.clone());
     }
     if let Some(variables) = table.table("environment")? {
@@ -342,7 +342,7 @@ fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestEr
             .as_deref()
             .map(|folder| {
                 check::folder(folder)
-                    .map_err(|reason| table.default_refused("working_directory", reason))
+                    .map_err(|reason| table.default_refused("working_directory", &reason))
             })
             .transpose()?,
     };
@@ -381,7 +381,7 @@ fn read_command(table: &Table<'_>, default: &[String]) -> Result<Vec<String>, Ma
     };
     if !default.is_empty() && table.strings("command")?.is_none() {
         for (index, argument) in default.iter().enumerate() {
-            rule(index)(argument).map_err(|reason| table.default_refused("command", reason))?;
+            rule(index)(argument).map_err(|reason| table.default_refused("command", &reason))?;
         }
         return Ok(default.to_vec());
     }

@@ -87,7 +87,7 @@ impl<'d> Table<'d> {
     }
 
     /// An error about a default that breaks a rule.
-    pub(crate) fn default_refused(&self, key: &str, reason: Reason) -> ManifestError {
+    pub(crate) fn default_refused(&self, key: &str, reason: &Reason) -> ManifestError {
         ManifestError::Default {
             key: self.join(key),
             problem: reason.problem,

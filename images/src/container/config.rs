@@ -25,8 +25,8 @@ pub(crate) struct Config {
     architecture: String,
     #[serde(default)]
     os: String,
-    #[serde(default)]
-    config: Option<Execution>,
+    #[serde(default, rename = "config")]
+    execution: Option<Execution>,
     rootfs: RootFs,
 }
 
@@ -80,7 +80,7 @@ impl Config {
 
     /// What metadata says about it, under Docker's names.
     pub(crate) fn for_metadata(&self) -> serde_json::Value {
-        let config = self.config.clone().unwrap_or_default();
+        let config = self.execution.clone().unwrap_or_default();
         serde_json::json!({
             "Architecture": self.architecture,
             "Os": self.os,
@@ -98,7 +98,7 @@ impl Config {
 
 /// The job that an image describes.
 pub(crate) fn job(config: &Config, contents: &Contents) -> Result<JobDefaults, ContainerError> {
-    let execution = config.config.clone().unwrap_or_default();
+    let execution = config.execution.clone().unwrap_or_default();
     let refuse = |problem: String| Err(ContainerError::Config(problem));
     let mut environment = BTreeMap::new();
     for variable in execution.env.unwrap_or_default() {

@@ -148,7 +148,7 @@ pub enum ContainerError {
         named: usize,
     },
     /// A layer that cannot be decompressed or whose archive is broken.
-    #[error("layer {layer} cannot be read{}: {source}", after(.entry))]
+    #[error("layer {layer} cannot be read{}: {source}", after(.entry.as_ref()))]
     Layer {
         /// The layer, counted from 1.
         layer: usize,
@@ -197,9 +197,8 @@ pub enum ContainerError {
     Config(String),
 }
 
-fn after(entry: &Option<PathBuf>) -> String {
+fn after(entry: Option<&PathBuf>) -> String {
     entry
-        .as_ref()
         .map(|entry| format!(" (at \"{}\")", entry.display()))
         .unwrap_or_default()
 }

@@ -34,7 +34,7 @@ pub(crate) struct LayerFile {
 /// The layers of an image.
 #[derive(Debug)]
 pub(crate) struct Layers {
-    layers: Vec<Layer>,
+    stack: Vec<Layer>,
     limits: Limits,
     pub(super) drop_attributes: bool,
 }
@@ -82,7 +82,7 @@ impl Layers {
             });
         }
         Ok(Layers {
-            layers,
+            stack: layers,
             limits: options.limits,
             drop_attributes: options.drop_attributes,
         })
@@ -91,7 +91,7 @@ impl Layers {
     /// Plain archives that are what they are.
     pub(super) fn of_archives(archives: &[&[u8]], limits: Limits) -> Layers {
         Layers {
-            layers: archives
+            stack: archives
                 .iter()
                 .map(|archive| Layer {
                     blob: Blob::from_bytes(archive),
@@ -106,7 +106,7 @@ impl Layers {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.layers.len()
+        self.stack.len()
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -122,13 +122,9 @@ impl Layers {
         read: &mut dyn FnMut(u64),
         mut visit: impl FnMut(Record, &mut dyn Read) -> Result<(), Halt>,
     ) -> Result<(), ContainerError> {
-        let layer = &self.layers[index];
+        let layer = &self.stack[index];
         let number = index + 1;
-        let mut stream = Stream::new(layer, *budget).map_err(|source| ContainerError::Layer {
-            layer: number,
-            entry: None,
-            source,
-        })?;
+        let mut stream = Stream::new(layer, *budget);
         let meter = Rc::clone(&stream.meter);
         let mut told = 0;
         let result = records::each(&mut stream, MAX_FILE_BYTES, |record, data| {
@@ -200,7 +196,7 @@ impl Layers {
     ) -> Result<(), ContainerError> {
         let mut budget = self.limits.bytes;
         let mut buffer = vec![0; BUFFER_BYTES];
-        for index in 0..self.layers.len() {
+        for index in 0..self.stack.len() {
             let changed = || ContainerError::Changed { layer: index + 1 };
             let mut left = wanted.keys().filter(|file| file.layer == index).count();
             if left == 0 {
@@ -284,7 +280,7 @@ struct Meter {
 }
 
 impl Stream {
-    fn new(layer: &Layer, limit: u64) -> io::Result<Stream> {
+    fn new(layer: &Layer, limit: u64) -> Stream {
         let blob_hash = layer
             .digest
             .as_ref()
@@ -302,13 +298,13 @@ impl Stream {
             )),
             Compression::Zstd => Box::new(BufReader::with_capacity(BUFFER_BYTES, Zstd::new(blob))),
         };
-        Ok(Stream {
+        Stream {
             archive,
             archive_hash: Context::new(layer.diff_id.algorithm),
             blob_hash,
             limit,
             meter: Rc::default(),
-        })
+        }
     }
 
     /// What follows the archive's end, and the digests.

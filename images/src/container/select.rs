@@ -425,7 +425,7 @@ fn listed(names: impl Iterator<Item = String>) -> Vec<String> {
     const SHOWN: usize = 20;
     let mut names: Vec<String> = names.take(SHOWN + 1).collect();
     if names.len() > SHOWN {
-        names[SHOWN] = "…".to_owned();
+        "…".clone_into(&mut names[SHOWN]);
     }
     if names.is_empty() {
         names.push("none".to_owned());

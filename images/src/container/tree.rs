@@ -138,11 +138,8 @@ impl Tree {
             let same_layer = before.layer == layer;
             match (&before.kind, &kind) {
                 // Its contents stay.
-                (NodeKind::Directory(made), NodeKind::Directory(new)) => {
-                    if same_layer && made.is_some() && made != new {
-                        return Err(EntryProblem::Twice);
-                    }
-                }
+                (NodeKind::Directory(made), NodeKind::Directory(new))
+                    if !same_layer || made.is_none() || made == new => {}
                 _ if same_layer => return Err(EntryProblem::Twice),
                 (NodeKind::Directory(_), _) => {
                     // Something of this layer lies inside: the same name as a folder and as something else.
