@@ -186,6 +186,7 @@ fn owners_modes_links_and_set_user_id_bits_are_kept() {
     };
     let seen = merged(vec![
         base()
+            .folder("/")
             .folder("./bin/")
             .raw(&owned)
             .hard_link("bin/again", "bin/tool")

@@ -311,11 +311,12 @@ fn plain_path(name: &[u8], folder: bool) -> Result<PathBuf, EntryProblem> {
     if name.is_empty() || name.contains(&0) {
         return Err(EntryProblem::Name);
     }
+    // The root itself, which umoci writes as `/`.
+    if matches!(name, b"." | b"./") || (folder && name == b"/") {
+        return Ok(PathBuf::new());
+    }
     if name[0] == b'/' {
         return Err(EntryProblem::Absolute);
-    }
-    if matches!(name, b"." | b"./") {
-        return Ok(PathBuf::new());
     }
     let mut plain = name.strip_prefix(b"./").unwrap_or(name);
     if folder {
