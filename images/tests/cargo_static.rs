@@ -151,7 +151,7 @@ fn of_several_programs_one_must_be_chosen() {
             .run(&mut |_| ())
             .unwrap()
             .path
-            .ends_with("release/other")
+            .ends_with("anchorhold/other")
     );
 }
 
