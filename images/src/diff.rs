@@ -213,12 +213,10 @@ fn kernel(left: &Image, right: &Image) -> Result<Option<KernelDifference>, Image
 
 fn digest(image: &Image, section: &Section) -> Result<Vec<u8>, ImageError> {
     let mut hash = Context::new(&SHA256);
-    let mut unread = None;
-    let copied = image.copy_section(section, &mut HashSink(&mut hash), &mut unread);
-    match unread.map_or(copied, Err) {
-        Ok(()) => Ok(hash.finish().as_ref().to_vec()),
-        Err(source) => Err(image.unreadable(source)),
-    }
+    image
+        .copy_section(section, &mut HashSink(&mut hash))
+        .map_err(|source| image.unreadable(source))?;
+    Ok(hash.finish().as_ref().to_vec())
 }
 
 struct HashSink<'h>(&'h mut Context);

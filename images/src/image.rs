@@ -520,8 +520,9 @@ impl Image {
         Ok(survey)
     }
 
-    /// Copies a section's data. What cannot be read goes into `unread`, told apart from what cannot be written.
-    pub(crate) fn copy_section(
+    /// The same as [`copy_section`](Self::copy_section); what cannot be read goes into `unread`, told apart from what
+    /// cannot be written.
+    pub(crate) fn copy_section_told_apart(
         &self,
         section: &Section,
         sink: &mut dyn io::Write,
@@ -530,7 +531,7 @@ impl Image {
         let mut written = Ok(());
         let read = self
             .storage
-            .each_chunk(section.offset, section.size, 256 << 10, |chunk| {
+            .each_chunk(section.offset, section.size, COPIED_AT_ONCE, |chunk| {
                 if written.is_ok() {
                     written = sink.write_all(chunk);
                 }

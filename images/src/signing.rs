@@ -229,7 +229,7 @@ fn write(
     for section in kept {
         let mut unread = None;
         let copied = writer.section(section.kind, |sink| {
-            image.copy_section(section, sink, &mut unread)
+            image.copy_section_told_apart(section, sink, &mut unread)
         });
         match (copied, unread) {
             (_, Some(source)) => return Err(SigningError::Read(source)),
