@@ -20,7 +20,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let (strict, lenient) = (strict.expect("it was read"), lenient.expect("it was read"));
     let claims = serde_json::to_string(&strict.claimed()).expect("claims are printable");
-    assert_eq!(claims, serde_json::to_string(&lenient.claimed()).expect("claims are printable"));
+    assert_eq!(
+        claims,
+        serde_json::to_string(&lenient.claimed()).expect("claims are printable")
+    );
     for certificate in strict.claimed().certificates() {
         let shown = serde_json::to_string(&certificate).expect("claims are printable");
         assert!(shown.is_ascii() || shown.contains('…'));

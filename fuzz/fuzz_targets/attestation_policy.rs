@@ -104,7 +104,9 @@ fuzz_target!(|input: (bool, Vec<Wish>)| {
         expectations = match wish {
             Wish::Pcr(index, allowed) => {
                 let allowed: Vec<Pcr> = allowed.iter().map(|register| register.value()).collect();
-                holds &= document.pcr(*index).is_some_and(|pcr| allowed.contains(&pcr));
+                holds &= document
+                    .pcr(*index)
+                    .is_some_and(|pcr| allowed.contains(&pcr));
                 names_image |= matches!(index, 0 | 1 | 2 | 8);
                 expectations.pcr(*index, allowed)
             }

@@ -56,7 +56,8 @@ fn from_certificates(bytes: &[u8]) -> Option<Unverified> {
     let mut certificates = Vec::new();
     for _ in 0..count & 7 {
         let (length, more) = rest.split_first_chunk()?;
-        let (certificate, more) = more.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        let (certificate, more) =
+            more.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
         certificates.push(certificate);
         rest = more;
     }

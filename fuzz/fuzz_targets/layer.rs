@@ -27,7 +27,10 @@ fuzz_target!(|bytes: &[u8]| {
                     .all(|part| matches!(part, std::path::Component::Normal(_)))
             );
             let name = name.into_os_string();
-            assert!(before.as_ref() < Some(&name), "names are sorted by bytes and distinct");
+            assert!(
+                before.as_ref() < Some(&name),
+                "names are sorted by bytes and distinct"
+            );
             before = Some(name);
         }
     }
