@@ -1,7 +1,8 @@
 //! Keys that are the same on every machine, and signatures that are too: ECDSA with the nonce of
 //! RFC 6979, and RSA with PKCS #1 v1.5. They protect nothing.
 
-use std::sync::{Arc, LazyLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, digest};
 use p384::elliptic_curve::ops::Reduce;
@@ -48,19 +49,22 @@ enum Kind {
 }
 
 impl Key {
-    /// The P-384 key of this name.
+    /// The P-384 key of this name, made once.
     pub fn p384(name: &str) -> Key {
-        let secret = p384_ecdsa::SigningKey::from_slice(&seed(name)).unwrap();
-        Key::of(secret)
-    }
-
-    fn of(secret: p384_ecdsa::SigningKey) -> Key {
-        let point = secret
-            .verifying_key()
-            .to_sec1_point(false)
-            .as_bytes()
-            .to_vec();
-        Key(Arc::new(Kind::P384(Box::new(secret), point)))
+        static KNOWN: Mutex<BTreeMap<String, Key>> = Mutex::new(BTreeMap::new());
+        let mut known = KNOWN.lock().unwrap();
+        known
+            .entry(name.to_owned())
+            .or_insert_with(|| {
+                let secret = p384_ecdsa::SigningKey::from_slice(&seed(name)).unwrap();
+                let point = secret
+                    .verifying_key()
+                    .to_sec1_point(false)
+                    .as_bytes()
+                    .to_vec();
+                Key(Arc::new(Kind::P384(Box::new(secret), point)))
+            })
+            .clone()
     }
 
     /// The P-256 key of this name.
@@ -111,7 +115,11 @@ impl Key {
                     secret.sign_prehash(&hash.of(message)).unwrap();
                 signature.to_der().as_bytes().to_vec()
             }
-            _ => SigningKey::sign(self, message).unwrap(),
+            Kind::P256(secret, _) => {
+                let signature: p256::ecdsa::Signature = secret.sign(message);
+                signature.to_der().as_bytes().to_vec()
+            }
+            Kind::Rsa(pair) => pair.sign(message).unwrap(),
         }
     }
 
@@ -163,15 +171,9 @@ impl PublicKeyData for Key {
     }
 }
 
+/// Signs nothing: certificates are signed once all of their changes are made.
 impl SigningKey for Key {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        match &*self.0 {
-            Kind::P384(..) => Ok(self.der(Hash::Sha384, message)),
-            Kind::P256(secret, _) => {
-                let signature: p256::ecdsa::Signature = secret.sign(message);
-                Ok(signature.to_der().as_bytes().to_vec())
-            }
-            Kind::Rsa(pair) => pair.sign(message),
-        }
+    fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        Ok(Vec::new())
     }
 }

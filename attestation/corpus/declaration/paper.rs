@@ -81,7 +81,6 @@ impl Paper {
             .signed_by(&self.key, &Issuer::from_params(above, &key))
             .unwrap();
         let mut certificate = Node::parse(issued.der());
-        // Signed anew: a change may have been made, or another hash be asked for.
         for change in &self.tbs {
             change(&mut certificate.items()[0]);
         }
