@@ -1,5 +1,5 @@
 //! `anchorhold conformance`: puts the conformance corpus to a verifier. Exit code 0: every case that
-//! was asked passed; 1: some did not; 2: nothing could be asked.
+//! was asked passed; 1: some did not, or none was asked; 2: unusable input.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ use crate::errors::one_line;
     max-age-ms, max-skew-seconds, max-skew-ms, pcr0 to pcr31, pcr, no-value, nonce, user-data, \
     public-key, module-id, any-image, allow-debug, ignore-unknown-keys. Each is in the environment too, \
     as ANCHORHOLD_NONCE and so on.\n\
-    Exit code: 0 all that was asked passed, 1 something did not, 2 nothing could be asked.")]
+    Exit code: 0 all that was asked passed, 1 something did not or nothing was asked, 2 unusable input.")]
 pub(crate) struct Arguments {
     /// The verifier's command, with placeholders; our own verifier where this is left out
     #[arg(long, value_name = "COMMAND")]

@@ -83,7 +83,10 @@ pub(crate) fn ask_ours<'a>(corpus: &Corpus, cases: &[&'a Case]) -> anyhow::Resul
     }
     Ok(Report {
         lines,
-        verifier: format!("anchorhold {}", env!("CARGO_PKG_VERSION")),
+        verifier: format!(
+            "anchorhold {}, computing with p384, with aws-lc-rs, and with chains remembered",
+            env!("CARGO_PKG_VERSION")
+        ),
     })
 }
 

@@ -128,6 +128,12 @@ pub enum CaseError {
         /// Where.
         line: usize,
     },
+    /// A character that could steer a terminal, or end a word within a program.
+    #[error("line {line} has a control character")]
+    ControlCharacter {
+        /// Where.
+        line: usize,
+    },
     /// A key that cases do not have.
     #[error("line {line}: unknown key {key:?}")]
     UnknownKey {
@@ -350,6 +356,9 @@ struct Header {
 
 impl Header {
     fn read(&mut self, line: usize, content: &str) -> Result<(), CaseError> {
+        if content.contains(char::is_control) {
+            return Err(CaseError::ControlCharacter { line });
+        }
         let (key, value) = content
             .split_once(": ")
             .or_else(|| content.strip_suffix(':').map(|key| (key, "")))
@@ -627,6 +636,8 @@ mod tests {
             ),
             ("\n\nAAEC", "\nAAEC", "no `key: value`"),
             ("AAEC", "AA!C", "not base64"),
+            ("it must", "it\u{1b}must", "line 5 has a control character"),
+            ("i-1: enc", "i-1\0enc", "control character"),
         ] {
             assert!(text.contains(from), "{from}");
             let error = Case::parse(text.replacen(from, to, 1).as_bytes()).unwrap_err();
