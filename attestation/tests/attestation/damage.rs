@@ -50,13 +50,18 @@ fn flipped_bits_are_refused_by_each_engine() {
         let verifier = Verifier::new([Anchor::aws_nitro()])
             .with_engine(engine)
             .remembering(16);
-        for (entry, bytes) in documents() {
+        let whole = documents();
+        for (entry, bytes) in &whole {
             let bits = bits(engine, bytes.len());
             let parsed = AtomicUsize::new(0);
             in_parallel(bits.len(), |number| {
                 let bit = bits[number];
                 let mut damaged = bytes.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
+                // One of them is another with a bit flipped, which flipped again mends it.
+                if whole.iter().any(|(_, other)| *other == damaged) {
+                    return;
+                }
                 if let Ok(unverified) = Unverified::parse(&damaged) {
                     parsed.fetch_add(1, Ordering::Relaxed);
                     assert!(
