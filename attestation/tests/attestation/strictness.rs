@@ -696,3 +696,137 @@ fn unknown_values_that_are_not_well_formed_are_refused_although_ignored() {
         assert_eq!(error.name(), "missing-field", "{value:02x?}: {error}");
     }
 }
+
+#[test]
+fn each_error_has_a_name_a_field_and_an_offset() {
+    let field = Field::Nonce;
+    let key = String::from("new");
+    let found = 7;
+    let offset = 3;
+    let cases = [
+        (ParseError::Truncated { field, offset }, "truncated", field),
+        (
+            ParseError::Trailing {
+                field,
+                offset,
+                extra: 1,
+            },
+            "trailing-bytes",
+            field,
+        ),
+        (ParseError::Reserved { field, offset }, "not-cbor", field),
+        (
+            ParseError::NotShortest { field, offset },
+            "not-shortest",
+            field,
+        ),
+        (
+            ParseError::Indefinite { field, offset },
+            "indefinite-length",
+            field,
+        ),
+        (ParseError::NotUtf8 { field, offset }, "not-utf8", field),
+        (
+            ParseError::Duplicate { field, offset },
+            "duplicate-key",
+            field,
+        ),
+        (
+            ParseError::Missing { field, offset },
+            "missing-field",
+            field,
+        ),
+        (ParseError::NitroTpm { field, offset }, "nitrotpm", field),
+        (ParseError::TooDeep { offset }, "too-deep", Field::Key),
+        (
+            ParseError::UnknownKey {
+                offset,
+                key: key.clone(),
+            },
+            "unknown-key",
+            Field::Key,
+        ),
+        (
+            ParseError::DuplicateUnknown { offset, key },
+            "duplicate-key",
+            Field::Key,
+        ),
+        (
+            ParseError::Tag { offset, found },
+            "wrong-tag",
+            Field::Envelope,
+        ),
+        (
+            ParseError::EnvelopeLength { offset, found },
+            "envelope-length",
+            Field::Envelope,
+        ),
+        (
+            ParseError::Protected {
+                offset,
+                found: String::new(),
+            },
+            "protected-header",
+            Field::Protected,
+        ),
+        (
+            ParseError::UnprotectedNotEmpty { offset },
+            "unprotected-header",
+            Field::Unprotected,
+        ),
+        (
+            ParseError::SignatureLength { offset, found: 7 },
+            "signature-length",
+            Field::Signature,
+        ),
+        (
+            ParseError::ModuleIdCharacters { offset },
+            "module-id-characters",
+            Field::ModuleId,
+        ),
+        (
+            ParseError::DigestAlgorithm {
+                offset,
+                found: String::new(),
+            },
+            "digest-algorithm",
+            Field::Digest,
+        ),
+        (
+            ParseError::TimestampRange { offset, found },
+            "timestamp-range",
+            Field::Timestamp,
+        ),
+        (
+            ParseError::PcrIndex { offset, found },
+            "pcr-index",
+            Field::Pcrs,
+        ),
+        (
+            ParseError::PcrLength {
+                index: 5,
+                offset,
+                found: 7,
+            },
+            "pcr-length",
+            Field::Pcr(5),
+        ),
+        (
+            ParseError::Length {
+                field,
+                offset,
+                found,
+                least: 0,
+                most: 1,
+            },
+            "wrong-length",
+            field,
+        ),
+    ];
+    for (error, name, field) in cases {
+        assert_eq!(
+            (error.name(), error.field(), error.offset()),
+            (name, field, offset)
+        );
+    }
+}
