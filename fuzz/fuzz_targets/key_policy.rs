@@ -4,18 +4,21 @@
 //! stranger's account nothing is allowed by a key policy alone.
 #![no_main]
 
-use anchorhold_kms::policy::{Context, IdentityPolicy, Kind, Policy, Principal, Question, decide};
+use anchorhold_kms::policy::{
+    Context, IdentityPolicy, Kind, Permissions, Policy, Principal, Question, decide,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let key = Policy::parse(text, Kind::Key);
-    let identity: Vec<IdentityPolicy> = Policy::parse(text, Kind::Identity)
+    let policies: Vec<IdentityPolicy> = Policy::parse(text, Kind::Identity)
         .into_iter()
         .map(|policy| IdentityPolicy {
             name: "own".to_owned(),
             policy,
         })
         .collect();
+    let identity = Permissions::from(policies);
     let mut context = Context::new();
     context.put("aws:username", "a*");
     context.put("aws:SourceIp", "127.0.0.1");
@@ -39,9 +42,9 @@ fuzz_target!(|text: &str| {
             resource_account: "111122223333",
             context: &context,
         };
-        let _ = decide(&question, None, &identity);
+        let _ = decide(&question, None, &identity, &[]);
         if let Ok(policy) = &key {
-            let alone = decide(&question, Some(policy), &[]);
+            let alone = decide(&question, Some(policy), &Permissions::default(), &[]);
             if alone.is_allowed() {
                 assert!(alone.trace().iter().any(|s| s.effect == "Allow"));
                 assert_eq!(principal.account(), "111122223333");

@@ -365,7 +365,7 @@ impl Config {
         let user = |name: &str, id: &str, secret: &str, policies: Vec<IdentityPolicy>| Identity {
             principal: Principal::from_arn(&format!("arn:aws:iam::{DEV_ACCOUNT}:user/{name}"))
                 .expect("the ARN is well formed"),
-            policies,
+            policies: policies.into(),
             access_key_id: id.to_owned(),
             secret_access_key: Zeroizing::new(secret.to_owned()),
             session_token: None,
@@ -445,7 +445,7 @@ fn identity(base: &Path, table: PrincipalTable) -> Result<Identity, ConfigError>
     };
     Ok(Identity {
         principal,
-        policies: policies?,
+        policies: policies?.into(),
         access_key_id: id,
         secret_access_key: read_secret(&base.join(table.secret_access_key_file))?,
         session_token,

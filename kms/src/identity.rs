@@ -2,7 +2,7 @@
 //!
 //! Secrets are never printed; tokens are compared in constant time.
 
-use crate::policy::{IdentityPolicy, Principal};
+use crate::policy::{Permissions, Principal};
 use crate::refusal::Refusal;
 use anchorhold_kms_wire::sigv4::{Expected, Presented, SigningKey};
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ pub struct Identity {
     /// Who it is.
     pub principal: Principal,
     /// What it may do in its account.
-    pub policies: Vec<IdentityPolicy>,
+    pub policies: Permissions,
     /// The access key's id, 16 to 128 letters and digits.
     pub access_key_id: String,
     /// The access key's secret.
@@ -27,7 +27,7 @@ pub struct Identity {
 /// Someone who has signed a request.
 pub(crate) struct Caller {
     pub(crate) principal: Principal,
-    pub(crate) policies: Vec<IdentityPolicy>,
+    pub(crate) policies: Permissions,
     pub(crate) access_key_id: String,
 }
 

@@ -427,7 +427,7 @@ impl Call<'_> {
         let caller = self.caller;
         let account = caller.principal.account();
         let question = question(caller, "kms:GenerateRandom", "*", account, &context);
-        let decision = decide(&question, None, &caller.policies);
+        let decision = decide(&question, None, &caller.policies, &[]);
         self.conclude(&question, &decision, recipient.as_ref())?;
         let (plaintext, sealed) = hand_out(random(length)?, recipient.as_ref())?;
         Ok(GenerateRandomResponse {
@@ -615,7 +615,7 @@ impl Call<'_> {
         })?;
         let caller = self.caller;
         let question = question(caller, action, &key.arn, &key.record.account, context);
-        let decision = decide(&question, Some(&policy), &caller.policies);
+        let decision = decide(&question, Some(&policy), &caller.policies, &[]);
         self.conclude(&question, &decision, recipient)
     }
 
@@ -628,7 +628,7 @@ impl Call<'_> {
     ) -> Result<(), Refusal> {
         let caller = self.caller;
         let question = question(caller, action, resource, account, context);
-        let decision = decide(&question, None, &caller.policies);
+        let decision = decide(&question, None, &caller.policies, &[]);
         self.conclude(&question, &decision, None)
     }
 
@@ -692,7 +692,7 @@ impl Call<'_> {
         let caller = self.caller;
         let account = &key.record.account;
         let question = question(caller, "kms:PutKeyPolicy", &key.arn, account, &context);
-        let decision = decide(&question, Some(&policy), &caller.policies);
+        let decision = decide(&question, Some(&policy), &caller.policies, &[]);
         if decision.is_allowed() {
             Ok(())
         } else {

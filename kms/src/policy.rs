@@ -1,34 +1,40 @@
 //! Policies: read strictly, judged by AWS's rules, each decision with its trace.
 //!
 //! Pure: no I/O, no clock, no randomness. All that a decision depends on comes in as
-//! arguments. Nothing is allowed that a statement does not allow, and nothing in a
+//! arguments. Nothing is allowed that a statement or a grant does not allow, and nothing in a
 //! policy is ever skipped because it was not understood.
 //!
-//! The rules (AWS, "Policy evaluation logic" and "Key policies in AWS KMS"):
+//! The rules (AWS, "Policy evaluation logic", "Key policies in AWS KMS", "Grants in AWS KMS"):
 //! 1. A Deny that applies, in whichever policy, wins.
-//! 2. Within the key's account: a key policy that names the principal (or everyone)
-//!    suffices; one that names the account delegates to the identity policies, which
-//!    must then allow. The account's root user needs no identity policy.
-//! 3. From another account: the key policy and an identity policy must both allow.
-//! 4. What has no key (`CreateKey`, `GenerateRandom`) is up to the identity policies.
+//! 2. Within the key's account: a key policy or a grant that names the principal (or, the policy
+//!    alone, everyone) suffices; one that names the account delegates to the identity policies,
+//!    which must then allow. The account's root user needs no identity policy.
+//! 3. From another account: the key policy and an identity policy must both allow; so must a
+//!    grant and an identity policy, unless the principal's own account issued the grant.
+//! 4. A permissions boundary and session policies limit what identity policies allow, and what is
+//!    allowed to a role; not what is allowed to a user, a session or everyone by name.
+//! 5. What has no key (`CreateKey`, `GenerateRandom`) is up to the identity policies, and
+//!    `RetireGrant` to the grant.
 
 mod condition;
 mod context;
+mod decision;
 mod document;
+mod grant;
 mod pattern;
 mod principal;
 
 pub use condition::{ConditionError, ConditionTrace};
 pub use context::Context;
+pub use decision::{Decision, Outcome, Source, StatementOutcome, StatementTrace};
 pub use document::{Kind, MAX_POLICY_BYTES, Policy, PolicyError};
+pub use grant::{Grant, GrantConstraints};
 pub use pattern::PatternError;
 pub(crate) use principal::is_account;
 pub use principal::{Principal, PrincipalKind, PrincipalName};
 
 use document::{Effect, Statement};
 use principal::Naming;
-use serde::Serialize;
-use std::fmt::Write as _;
 
 /// A question to the policies.
 #[derive(Debug, Clone, Copy)]
@@ -54,95 +60,33 @@ pub struct IdentityPolicy {
     pub policy: Policy,
 }
 
-/// The answer, and how it came about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
-    outcome: Outcome,
-    trace: Vec<StatementTrace>,
-    reason: String,
+/// All policies that hang on a principal.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Permissions {
+    /// What it may do in its account.
+    pub policies: Vec<IdentityPolicy>,
+    /// No more than this.
+    pub boundary: Option<IdentityPolicy>,
+    /// A role's session: no more than these together allow; none means no limit.
+    pub session: Vec<IdentityPolicy>,
 }
 
-/// The answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Permitted.
-    Allowed,
-    /// A statement denies it.
-    Denied(Source),
-    /// No statement allows it: the policy that would have had to.
-    Unmentioned(Source),
-}
-
-/// Where a statement stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Source {
-    /// The key policy.
-    KeyPolicy,
-    /// A policy of the principal.
-    IdentityPolicy,
-}
-
-/// What became of one statement.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StatementTrace {
-    /// Where the statement stands.
-    pub source: Source,
-    /// The identity policy's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
-    /// The Sid, or `#` and the statement's number.
-    pub statement: String,
-    /// `Allow` or `Deny`.
-    pub effect: &'static str,
-    /// What decided whether it applies.
-    pub outcome: StatementOutcome,
-    /// Its conditions, as far as they were judged: none unless all else fits.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<ConditionTrace>,
-}
-
-/// What decided about one statement. Checked in this order; the first that fails ends it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StatementOutcome {
-    /// It is about other principals.
-    OtherPrincipal,
-    /// It is about other actions.
-    OtherAction,
-    /// It is about other resources.
-    OtherResource,
-    /// A condition is not met.
-    ConditionNotMet,
-    /// It applies, and names the account only.
-    AppliesToAccount,
-    /// It applies.
-    Applies,
-}
-
-impl StatementTrace {
-    fn applies(&self) -> bool {
-        matches!(
-            self.outcome,
-            StatementOutcome::Applies | StatementOutcome::AppliesToAccount
-        )
-    }
-
-    /// `statement AllowEnclave`, with the policy where it is not the key's.
-    fn shown(&self) -> String {
-        match &self.policy {
-            None => format!("statement {}", self.statement),
-            Some(policy) => format!("statement {} of policy {policy}", self.statement),
+impl From<Vec<IdentityPolicy>> for Permissions {
+    fn from(policies: Vec<IdentityPolicy>) -> Self {
+        Self {
+            policies,
+            ..Self::default()
         }
     }
 }
 
-/// Judges a question. `key_policy` is `None` where the action has no key.
+/// Judges a question. `key_policy` is `None` where the action has no key; `grants` are the key's,
+/// all of them or those for this principal.
 pub fn decide(
     question: &Question<'_>,
     key_policy: Option<&Policy>,
-    identity: &[IdentityPolicy],
+    identity: &Permissions,
+    grants: &[Grant],
 ) -> Decision {
     let mut trace = Vec::new();
     if let Some(policy) = key_policy {
@@ -150,11 +94,26 @@ pub fn decide(
             trace.push(judge(question, statement, Source::KeyPolicy, None));
         }
     }
-    for policy in identity {
+    let own = identity
+        .policies
+        .iter()
+        .map(|policy| (Source::IdentityPolicy, policy));
+    let boundary = identity.boundary.iter();
+    let boundary = boundary.map(|policy| (Source::PermissionsBoundary, policy));
+    let session = identity.session.iter();
+    let session = session.map(|policy| (Source::SessionPolicy, policy));
+    for (source, policy) in own.chain(boundary).chain(session) {
         for statement in &policy.policy.statements {
-            let name = Some(policy.name.clone());
-            trace.push(judge(question, statement, Source::IdentityPolicy, name));
+            trace.push(judge(question, statement, source, Some(&policy.name)));
         }
+    }
+    let mut issued_by_own_account = false;
+    for grant in grants {
+        let judged = grant.judge(question);
+        issued_by_own_account |= judged.allows()
+            && judged.outcome != StatementOutcome::AppliesToAccount
+            && grant.is_issued_by(question.principal.account());
+        trace.push(judged);
     }
     let denied = trace
         .iter()
@@ -162,9 +121,16 @@ pub fn decide(
         .map(|s| s.source);
     let outcome = match denied {
         Some(source) => Outcome::Denied(source),
-        None => permitted(question, key_policy.is_some(), &trace),
+        None => Facts {
+            question,
+            identity,
+            trace: &trace,
+            has_key: key_policy.is_some(),
+            issued_by_own_account,
+        }
+        .permitted(),
     };
-    let reason = reason(question, outcome, &trace);
+    let reason = decision::reason(question, outcome, &trace);
     Decision {
         outcome,
         trace,
@@ -172,31 +138,76 @@ pub fn decide(
     }
 }
 
-fn permitted(question: &Question<'_>, has_key: bool, trace: &[StatementTrace]) -> Outcome {
-    let allows = |source, outcome| {
-        trace
-            .iter()
-            .any(|s| s.effect == "Allow" && s.source == source && s.outcome == outcome)
-    };
-    let same_account = question.principal.account() == question.resource_account;
-    let by_identity = allows(Source::IdentityPolicy, StatementOutcome::Applies)
-        || (question.principal.is_root() && same_account);
-    if has_key {
-        let by_name = allows(Source::KeyPolicy, StatementOutcome::Applies);
-        let by_account = allows(Source::KeyPolicy, StatementOutcome::AppliesToAccount);
-        if !by_name && !by_account {
+/// What is known once no Deny applies.
+struct Facts<'a> {
+    question: &'a Question<'a>,
+    identity: &'a Permissions,
+    trace: &'a [StatementTrace],
+    has_key: bool,
+    /// A grant that names the principal or its role was made by the principal's account.
+    issued_by_own_account: bool,
+}
+
+impl Facts<'_> {
+    fn permitted(&self) -> Outcome {
+        let question = self.question;
+        let same_account = question.principal.account() == question.resource_account;
+        // The key's side: how closely the key policy or a grant names the principal.
+        let by_resource = self.closest(&[Source::KeyPolicy, Source::Grant]);
+        let by_grant = self.closest(&[Source::Grant]);
+        let must_be_granted = question.action == "kms:RetireGrant";
+        let has_key_side = if must_be_granted {
+            by_grant != Naming::No
+        } else {
+            !self.has_key || by_resource != Naming::No
+        };
+        if !has_key_side {
             return Outcome::Unmentioned(Source::KeyPolicy);
         }
-        if by_name && same_account {
+        let named = if must_be_granted {
+            by_grant
+        } else {
+            by_resource
+        };
+        if same_account && named == Naming::Itself {
             return Outcome::Allowed;
         }
-    } else if !same_account {
-        return Outcome::Unmentioned(Source::IdentityPolicy);
-    }
-    if by_identity {
+        if !self.has_key && !same_account {
+            return Outcome::Unmentioned(Source::IdentityPolicy);
+        }
+        // The principal's side: its own policies, unless the key's side did without them.
+        let by_role = same_account && named == Naming::Role;
+        let needs_identity = !(by_role || self.issued_by_own_account);
+        let is_own_root = question.principal.is_root() && same_account;
+        if needs_identity && !is_own_root && !self.has_allow(Source::IdentityPolicy) {
+            return Outcome::Unmentioned(Source::IdentityPolicy);
+        }
+        if self.identity.boundary.is_some() && !self.has_allow(Source::PermissionsBoundary) {
+            return Outcome::Unmentioned(Source::PermissionsBoundary);
+        }
+        if !self.identity.session.is_empty() && !self.has_allow(Source::SessionPolicy) {
+            return Outcome::Unmentioned(Source::SessionPolicy);
+        }
         Outcome::Allowed
-    } else {
-        Outcome::Unmentioned(Source::IdentityPolicy)
+    }
+
+    fn has_allow(&self, source: Source) -> bool {
+        self.trace.iter().any(|s| s.source == source && s.allows())
+    }
+
+    fn closest(&self, sources: &[Source]) -> Naming {
+        let allows = self
+            .trace
+            .iter()
+            .filter(|s| sources.contains(&s.source) && s.allows());
+        allows
+            .map(|s| match s.outcome {
+                StatementOutcome::Applies => Naming::Itself,
+                StatementOutcome::AppliesToRole => Naming::Role,
+                _ => Naming::Account,
+            })
+            .max()
+            .unwrap_or(Naming::No)
     }
 }
 
@@ -204,7 +215,7 @@ fn judge(
     question: &Question<'_>,
     statement: &Statement,
     source: Source,
-    policy: Option<String>,
+    policy: Option<&str>,
 ) -> StatementTrace {
     let naming = match &statement.principal {
         None => Naming::Itself,
@@ -225,15 +236,13 @@ fn judge(
             .collect();
         if conditions.iter().any(|c| !c.met) {
             StatementOutcome::ConditionNotMet
-        } else if naming == Naming::Account {
-            StatementOutcome::AppliesToAccount
         } else {
-            StatementOutcome::Applies
+            naming.outcome()
         }
     };
     StatementTrace {
         source,
-        policy,
+        policy: policy.map(str::to_owned),
         statement: statement.label.clone(),
         effect: match statement.effect {
             Effect::Allow => "Allow",
@@ -241,139 +250,6 @@ fn judge(
         },
         outcome,
         conditions,
-    }
-}
-
-fn reason(question: &Question<'_>, outcome: Outcome, trace: &[StatementTrace]) -> String {
-    let who = question.principal.arn();
-    let action = question.action;
-    match outcome {
-        Outcome::Allowed => {
-            let by: Vec<String> = trace
-                .iter()
-                .filter(|s| s.effect == "Allow" && s.applies())
-                .map(StatementTrace::shown)
-                .collect();
-            if by.is_empty() {
-                format!("{who} is the account's root user")
-            } else {
-                format!("allowed by {}", by.join(" and "))
-            }
-        }
-        Outcome::Denied(_) => {
-            let denials: Vec<String> = trace
-                .iter()
-                .filter(|s| s.effect == "Deny" && s.applies())
-                .map(|s| {
-                    let mut text = format!("{} denies {action}", s.shown());
-                    for condition in &s.conditions {
-                        let found = match &condition.found {
-                            Some(values) => values.join(", "),
-                            None => "nothing".to_owned(),
-                        };
-                        let _ = write!(
-                            text,
-                            ", since {} {} {} is met by {found}",
-                            condition.key,
-                            condition.operator,
-                            condition.expected.join(" or "),
-                        );
-                    }
-                    text
-                })
-                .collect();
-            denials.join("; ")
-        }
-        Outcome::Unmentioned(source) => {
-            let near: Vec<String> = trace
-                .iter()
-                .filter(|s| {
-                    s.source == source
-                        && s.effect == "Allow"
-                        && s.outcome == StatementOutcome::ConditionNotMet
-                })
-                .map(|s| {
-                    let failed: Vec<String> = s
-                        .conditions
-                        .iter()
-                        .filter(|c| !c.met)
-                        .map(ToString::to_string)
-                        .collect();
-                    format!("{}: {}", s.shown(), failed.join(", and "))
-                })
-                .collect();
-            if !near.is_empty() {
-                return near.join("; ");
-            }
-            match source {
-                Source::KeyPolicy => {
-                    format!("no statement of the key policy allows {action} to {who}")
-                }
-                Source::IdentityPolicy => {
-                    let delegated = trace.iter().find(|s| {
-                        s.source == Source::KeyPolicy && s.effect == "Allow" && s.applies()
-                    });
-                    match delegated {
-                        Some(s) => format!(
-                            "{} of the key policy leaves {action} to the account's own policies, and no policy of {who} allows it",
-                            s.shown()
-                        ),
-                        None => format!("no policy of {who} allows {action}"),
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Decision {
-    /// Whether the request may go on.
-    pub fn is_allowed(&self) -> bool {
-        self.outcome == Outcome::Allowed
-    }
-
-    /// The answer.
-    pub fn outcome(&self) -> Outcome {
-        self.outcome
-    }
-
-    /// Every statement that was looked at, in order.
-    pub fn trace(&self) -> &[StatementTrace] {
-        &self.trace
-    }
-
-    /// In plain words: which statement, which condition, expected and found. For the audit log
-    /// and the key's owner; never for the caller.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// AWS's text for the caller, who may be the attacker: it names no condition.
-    /// Meaningful for refusals.
-    pub fn message(&self, question: &Question<'_>) -> String {
-        let because = match self.outcome {
-            Outcome::Allowed => String::new(),
-            Outcome::Denied(Source::KeyPolicy) => {
-                " with an explicit deny in a resource-based policy".to_owned()
-            }
-            Outcome::Denied(Source::IdentityPolicy) => {
-                " with an explicit deny in an identity-based policy".to_owned()
-            }
-            Outcome::Unmentioned(Source::KeyPolicy) => format!(
-                " because no resource-based policy allows the {} action",
-                question.action
-            ),
-            Outcome::Unmentioned(Source::IdentityPolicy) => format!(
-                " because no identity-based policy allows the {} action",
-                question.action
-            ),
-        };
-        format!(
-            "User: {} is not authorized to perform: {} on resource: {}{because}",
-            question.principal.arn(),
-            question.action,
-            question.resource,
-        )
     }
 }
 

@@ -351,7 +351,7 @@ impl Condition {
 
 /// Values as a trace shows them: they come from the request and end in a log, so both their
 /// number and their length are bounded.
-fn shown(values: &[String]) -> Vec<String> {
+pub(super) fn shown(values: &[String]) -> Vec<String> {
     const MOST: usize = 32;
     const LONGEST: usize = 256;
     let short = |value: &String| match value.char_indices().nth(LONGEST) {

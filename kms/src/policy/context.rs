@@ -39,4 +39,14 @@ impl Context {
         };
         found.map(Vec::as_slice)
     }
+
+    /// All keys that begin with `prefix` (in lower case), without it, with their values.
+    pub(super) fn with_prefix<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a [String])> {
+        self.0
+            .range(prefix.to_owned()..)
+            .map_while(move |(key, values)| Some((key.strip_prefix(prefix)?, values.as_slice())))
+    }
 }

@@ -3,6 +3,7 @@
 //! A principal's ARN in a policy has no wildcards: it names one user, one role, one
 //! session or one account, or it is `*` for everyone.
 
+use super::decision::StatementOutcome;
 use std::fmt;
 
 /// The one who signed a request.
@@ -104,16 +105,18 @@ impl Principal {
         self.kind == PrincipalKind::Root
     }
 
-    fn is_named_directly(&self, name: &PrincipalName) -> bool {
+    /// How a name stands to this principal.
+    pub(super) fn naming(&self, name: &PrincipalName) -> Naming {
         match name {
-            PrincipalName::Everyone => true,
-            PrincipalName::Arn(arn) => *arn == self.arn || *arn == self.principal_arn(),
-            PrincipalName::Account(_) | PrincipalName::Service(_) => false,
+            PrincipalName::Everyone => Naming::Itself,
+            PrincipalName::Arn(arn) if *arn == self.arn => Naming::Itself,
+            PrincipalName::Arn(arn) => match &self.kind {
+                PrincipalKind::Session { role } if role == arn => Naming::Role,
+                _ => Naming::No,
+            },
+            PrincipalName::Account(account) if *account == self.account => Naming::Account,
+            PrincipalName::Account(_) | PrincipalName::Service(_) => Naming::No,
         }
-    }
-
-    fn is_of_account(&self, name: &PrincipalName) -> bool {
-        matches!(name, PrincipalName::Account(account) if *account == self.account)
     }
 }
 
@@ -131,6 +134,12 @@ pub enum PrincipalName {
 }
 
 impl PrincipalName {
+    /// Reads whom a grant names: an account, a user, a role or a session by its ARN. `None` for
+    /// anything else, and for everyone.
+    pub fn of_grant(text: &str) -> Option<Self> {
+        Self::aws(text).filter(|name| *name != Self::Everyone && !is_account(text))
+    }
+
     /// Reads an entry under `"AWS"`.
     pub(super) fn aws(text: &str) -> Option<Self> {
         if text == "*" {
@@ -177,16 +186,30 @@ impl fmt::Display for PrincipalName {
     }
 }
 
-/// How a statement names the one who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a statement or a grant names the one who asks; what names more closely is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Naming {
     /// Not at all.
     No,
     /// Only its account: an Allow delegates to the account's own policies; a Deny holds for
     /// everyone of the account.
     Account,
-    /// Itself, its role, or everyone.
+    /// The role of a session: permissions boundary and session policies limit what this allows.
+    Role,
+    /// Itself, or everyone.
     Itself,
+}
+
+impl Naming {
+    /// The outcome where all else fits.
+    pub(super) fn outcome(self) -> StatementOutcome {
+        match self {
+            Self::No => StatementOutcome::OtherPrincipal,
+            Self::Account => StatementOutcome::AppliesToAccount,
+            Self::Role => StatementOutcome::AppliesToRole,
+            Self::Itself => StatementOutcome::Applies,
+        }
+    }
 }
 
 /// The `Principal` or `NotPrincipal` of a statement.
@@ -201,13 +224,8 @@ impl PrincipalElement {
     pub(super) fn naming(&self, who: &Principal) -> Naming {
         match self {
             Self::Named(names) => {
-                if names.iter().any(|n| who.is_named_directly(n)) {
-                    Naming::Itself
-                } else if names.iter().any(|n| who.is_of_account(n)) {
-                    Naming::Account
-                } else {
-                    Naming::No
-                }
+                let closest = names.iter().map(|n| who.naming(n)).max();
+                closest.unwrap_or(Naming::No)
             }
             // AWS exempts a principal from such a Deny only if its account is listed beside
             // it, and for a session the role and the session as well.
@@ -217,7 +235,9 @@ impl PrincipalElement {
                         .iter()
                         .any(|n| matches!(n, PrincipalName::Arn(a) if a == arn))
                 };
-                let account = names.iter().any(|n| who.is_of_account(n));
+                let account = names.iter().any(
+                    |n| matches!(n, PrincipalName::Account(account) if *account == who.account),
+                );
                 let everyone = names.contains(&PrincipalName::Everyone);
                 let exempt = everyone
                     || (account
@@ -298,7 +318,7 @@ mod tests {
     fn a_session_is_named_by_its_role_and_by_itself() {
         let who = Principal::from_arn("arn:aws:sts::111122223333:assumed-role/Host/i-01").unwrap();
         for (name, naming) in [
-            ("arn:aws:iam::111122223333:role/Host", Naming::Itself),
+            ("arn:aws:iam::111122223333:role/Host", Naming::Role),
             (
                 "arn:aws:sts::111122223333:assumed-role/Host/i-01",
                 Naming::Itself,

@@ -27,7 +27,8 @@ fn ask(who: &str, context: &Context, key: &Policy, own: &[IdentityPolicy]) -> De
             context,
         },
         Some(key),
-        own,
+        &own.to_vec().into(),
+        &[],
     )
 }
 

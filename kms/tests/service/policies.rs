@@ -181,7 +181,8 @@ async fn sessions_and_other_accounts_are_judged_as_aws_does() {
             }]
         } else {
             Vec::new()
-        },
+        }
+        .into(),
         access_key_id: id.to_owned(),
         secret_access_key: Zeroizing::new("secret".to_owned()),
         session_token: token.map(|t| Zeroizing::new(t.to_owned())),
