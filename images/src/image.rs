@@ -440,6 +440,18 @@ impl Image {
         written
     }
 
+    /// Writes the whole file, as it was measured.
+    pub fn copy_to(&self, to: &mut dyn io::Write) -> io::Result<()> {
+        let mut written = Ok(());
+        self.storage
+            .each_chunk(0, self.storage.len(), COPIED_AT_ONCE, |bytes| {
+                if written.is_ok() {
+                    written = to.write_all(bytes);
+                }
+            })?;
+        written
+    }
+
     /// The ramdisks in order.
     pub fn ramdisks(&self) -> Vec<Ramdisk> {
         self.sections

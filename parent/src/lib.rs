@@ -3,12 +3,13 @@
 //! It is trusted with nothing: it sees ciphertext, and whatever it says inside is taken for a lie until checked. It must never
 //! depend on the key service, and never hold a key.
 //!
-//! [`launch`] starts an image on the [`sandbox`] or the [`qemu`] backend and gives an [`Enclave`]: `connect` to a port of it,
-//! `listen` for what it dials, its console, `wait`, and kill on drop.
+//! [`launch`] starts an image on the [`nitro`], the [`qemu`] or the [`sandbox`] backend and gives an [`Enclave`]: `connect` to a
+//! port of it, `listen` for what it dials, its console, `wait`, and kill on drop.
 #![deny(unsafe_code)]
 
 pub mod client;
 pub mod lifecycle;
+pub mod nitro;
 pub mod qemu;
 pub mod sandbox;
 pub mod window;
@@ -39,6 +40,8 @@ pub enum Isolation {
     Kvm,
     /// A virtual machine, emulated. Of the qemu backend alone.
     Tcg,
+    /// An enclave of AWS's hypervisor, from which the host itself is shut out. Of the nitro backend alone.
+    Nitro,
 }
 
 impl fmt::Display for Isolation {
@@ -48,6 +51,7 @@ impl fmt::Display for Isolation {
             Isolation::Reduced => "reduced isolation",
             Isolation::Kvm => "virtual machine (KVM)",
             Isolation::Tcg => "virtual machine (emulated)",
+            Isolation::Nitro => "Nitro enclave",
         })
     }
 }
@@ -61,6 +65,8 @@ pub enum Backend {
     Sandbox,
     /// A virtual machine; see [`qemu`].
     Qemu,
+    /// An enclave of AWS's hypervisor; see [`nitro`].
+    Nitro,
 }
 
 impl fmt::Display for Backend {
@@ -68,6 +74,7 @@ impl fmt::Display for Backend {
         to.write_str(match self {
             Backend::Sandbox => "sandbox",
             Backend::Qemu => "qemu",
+            Backend::Nitro => "nitro",
         })
     }
 }
@@ -75,12 +82,21 @@ impl fmt::Display for Backend {
 impl Backend {
     /// The best that this machine has for an image, and why it is that one.
     pub fn best_for(image: &Unmeasured) -> Result<(Backend, String), ImageError> {
-        let nitro = if Path::new("/dev/nitro_enclaves").exists() {
-            "this version has no backend for /dev/nitro_enclaves"
-        } else {
-            "this is no host of Nitro enclaves"
-        };
-        if !image.has_kernel()? {
+        let nitro = "this is no host of Nitro enclaves";
+        let has_kernel = image.has_kernel()?;
+        if Path::new(nitro::DEVICE).exists() {
+            // Nobody on such a host shall take a sandbox for an enclave without having asked for one.
+            let asked = if has_kernel {
+                ""
+            } else {
+                "; a sandbox has to be asked for there: --backend sandbox"
+            };
+            return Ok((
+                Backend::Nitro,
+                format!("this is a host of Nitro enclaves{asked}"),
+            ));
+        }
+        if !has_kernel {
             return Ok((
                 Backend::Sandbox,
                 format!("{nitro}; the image has no kernel"),
@@ -122,8 +138,12 @@ pub struct Launch {
     pub qemu: Option<PathBuf>,
     /// Why KVM is not to be tried, on the qemu backend, where that is known.
     pub no_kvm: Option<String>,
-    /// Its name in attestation documents; else one is made up, in the form of real ones.
+    /// Its name in attestation documents; else one is made up, in the form of real ones. The nitro backend's are the
+    /// hypervisor's.
     pub module_id: Option<String>,
+    /// Where supervisors of this user share the ports that enclaves dial, on the nitro backend; else `ports` beside the
+    /// enclave's folder.
+    pub ports: Option<PathBuf>,
 }
 
 impl Launch {
@@ -141,6 +161,7 @@ impl Launch {
             qemu: None,
             no_kvm: None,
             module_id: None,
+            ports: None,
         }
     }
 }
@@ -183,6 +204,9 @@ pub enum LaunchError {
     /// The virtual machine could not be started.
     #[error(transparent)]
     Qemu(#[from] Box<qemu::StartError>),
+    /// The Nitro enclave could not be started.
+    #[error(transparent)]
+    Nitro(#[from] Box<nitro::StartError>),
 }
 
 /// A running enclave, on whatever backend. It is killed, and everything of it is removed but its console, when this is
@@ -196,6 +220,7 @@ pub struct Enclave {
 enum Backed {
     Sandbox(sandbox::Enclave),
     Qemu(qemu::Enclave),
+    Nitro(nitro::Enclave),
 }
 
 impl fmt::Debug for Backed {
@@ -203,6 +228,7 @@ impl fmt::Debug for Backed {
         match self {
             Backed::Sandbox(enclave) => write!(to, "sandbox, CID {}", enclave.cid()),
             Backed::Qemu(enclave) => write!(to, "qemu, CID {}", enclave.cid()),
+            Backed::Nitro(enclave) => write!(to, "nitro, CID {}", enclave.cid()),
         }
     }
 }
@@ -219,6 +245,7 @@ impl Enclave {
         match &self.backed {
             Backed::Sandbox(_) => Backend::Sandbox,
             Backed::Qemu(_) => Backend::Qemu,
+            Backed::Nitro(_) => Backend::Nitro,
         }
     }
 
@@ -227,6 +254,7 @@ impl Enclave {
         match &self.backed {
             Backed::Sandbox(enclave) => enclave.cid(),
             Backed::Qemu(enclave) => enclave.cid(),
+            Backed::Nitro(enclave) => enclave.cid(),
         }
     }
 
@@ -235,6 +263,7 @@ impl Enclave {
         match &self.backed {
             Backed::Sandbox(enclave) => enclave.report(),
             Backed::Qemu(enclave) => enclave.report(),
+            Backed::Nitro(enclave) => enclave.report(),
         }
     }
 
@@ -248,6 +277,7 @@ impl Enclave {
         match &self.backed {
             Backed::Sandbox(enclave) => enclave.dir(),
             Backed::Qemu(enclave) => enclave.dir(),
+            Backed::Nitro(enclave) => enclave.dir(),
         }
     }
 
@@ -266,11 +296,20 @@ impl Enclave {
         sandbox::listen(self.dir(), port)
     }
 
+    /// Something that ends it at once, from any thread, while another waits; for those that end with no process of the host's.
+    pub(crate) fn stopper(&self) -> Option<Box<dyn Fn() + Send>> {
+        match &self.backed {
+            Backed::Sandbox(_) | Backed::Qemu(_) => None,
+            Backed::Nitro(enclave) => Some(Box::new(enclave.stopper())),
+        }
+    }
+
     /// Waits until it has ended. All that it has printed is in the console by then.
     pub fn wait(&mut self) -> io::Result<Ended> {
         match &mut self.backed {
             Backed::Sandbox(enclave) => enclave.wait(),
             Backed::Qemu(enclave) => enclave.wait(),
+            Backed::Nitro(enclave) => enclave.wait(),
         }
     }
 
@@ -279,6 +318,7 @@ impl Enclave {
         match &self.backed {
             Backed::Sandbox(enclave) => enclave.ended(),
             Backed::Qemu(enclave) => enclave.ended(),
+            Backed::Nitro(enclave) => enclave.ended(),
         }
     }
 
@@ -287,6 +327,7 @@ impl Enclave {
         match &mut self.backed {
             Backed::Sandbox(enclave) => enclave.kill(),
             Backed::Qemu(enclave) => enclave.kill(),
+            Backed::Nitro(enclave) => enclave.kill(),
         }
     }
 }
@@ -295,10 +336,11 @@ impl Enclave {
 const DEFAULT_MEMORY_MIB: u32 = 256;
 const DEFAULT_CPUS: u32 = 1;
 
-/// Starts an image, attested by a simulated NSM under `root`. Returns when its `/init` runs (on the sandbox backend), or its
-/// kernel (on the qemu backend).
+/// Starts an image, attested by a simulated NSM under `root`, or by the Nitro card on the nitro backend. Returns when its `/init`
+/// runs (on the sandbox backend), its kernel (on the qemu backend), or the hypervisor has started it.
 pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchError> {
     let (backed, has_manifest) = match launch.backend {
+        Backend::Nitro => return launch_nitro(launch),
         Backend::Sandbox => launch_sandbox(launch, root)
             .map(|(enclave, has_manifest)| (Backed::Sandbox(enclave), has_manifest))?,
         Backend::Qemu => launch_qemu(launch, root)
@@ -306,6 +348,36 @@ pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchE
     };
     Ok(Enclave {
         backed,
+        has_manifest,
+    })
+}
+
+/// Starts an image on the nitro backend.
+pub fn launch_nitro(launch: Launch) -> Result<Enclave, LaunchError> {
+    let image = Image::open(&launch.image).map_err(Box::new)?;
+    let resources = image
+        .manifest()
+        .map_err(Box::new)?
+        .map(|manifest| manifest.resources);
+    let has_manifest = resources.is_some();
+    let start = nitro::Start {
+        cid: launch.cid,
+        memory_mib: launch
+            .memory_mib
+            .or(resources.as_ref().map(|resources| resources.memory_mib))
+            .unwrap_or(DEFAULT_MEMORY_MIB),
+        cpus: launch
+            .cpus
+            .or(resources.as_ref().map(|resources| resources.cpus))
+            .unwrap_or(DEFAULT_CPUS),
+        ports: launch.ports.unwrap_or_else(|| launch.dir.join("../ports")),
+        directory: launch.dir,
+        image: &image,
+        debug: launch.debug,
+    };
+    let enclave = nitro::start(&start).map_err(Box::new)?;
+    Ok(Enclave {
+        backed: Backed::Nitro(enclave),
         has_manifest,
     })
 }

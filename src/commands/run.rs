@@ -66,8 +66,12 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BackendArgument {
-    /// The best that this machine and image have: qemu for an image with a kernel where there is QEMU 10.1, else sandbox
+    /// The best that this machine has: nitro on a host of Nitro enclaves, else qemu for an image with a kernel where there is
+    /// QEMU 10.1, else sandbox
     Auto,
+    /// An enclave of AWS's hypervisor: needs an EC2 instance with enclaves enabled. The one backend that protects against
+    /// whoever controls this host
+    Nitro,
     /// A virtual machine: needs a kernel in the image, and QEMU 10.1 or later
     Qemu,
     /// A confined process
@@ -179,6 +183,7 @@ fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<St
     options.debug = arguments.debug;
     let mut why = None;
     options.backend = match arguments.backend {
+        BackendArgument::Nitro => Backend::Nitro,
         BackendArgument::Qemu => Backend::Qemu,
         BackendArgument::Sandbox => Backend::Sandbox,
         BackendArgument::Auto => {
@@ -188,7 +193,7 @@ fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<St
             backend
         }
     };
-    if options.backend == Backend::Qemu {
+    if options.backend != Backend::Sandbox {
         options.start_limit_ms = VIRTUAL_MACHINE_START_LIMIT_MS;
     }
     options.isolation = match arguments.isolation {

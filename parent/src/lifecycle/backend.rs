@@ -28,8 +28,6 @@ pub(super) fn launch(
 ) -> Result<Launched, SuperviseError> {
     let failed = |error: &dyn std::fmt::Display| SuperviseError::Launch(error.to_string());
     options.home.state().map_err(|error| failed(&error))?;
-    let root = DevelopmentRoot::load_or_create(&options.home.development_root())
-        .map_err(|error| failed(&error))?;
     let mut launch = Launch::new(&options.image, cid, dir);
     launch.memory_mib = options.memory_mib;
     launch.cpus = options.cpus;
@@ -38,7 +36,14 @@ pub(super) fn launch(
     launch.isolation = options.isolation;
     let notes = Notes::new(options);
     launch.no_kvm = notes.as_ref().and_then(Notes::read);
-    let enclave = crate::launch(launch, &root).map_err(|error| failed(&error))?;
+    let enclave = if options.backend == Backend::Nitro {
+        crate::launch_nitro(launch)
+    } else {
+        let root = DevelopmentRoot::load_or_create(&options.home.development_root())
+            .map_err(|error| failed(&error))?;
+        crate::launch(launch, &root)
+    }
+    .map_err(|error| failed(&error))?;
     if let (Some(notes), Isolation::Tcg, Some(reason)) = (
         &notes,
         enclave.report().isolation,
@@ -136,6 +141,9 @@ impl Guest for Launched {
     }
 
     fn killer(&self) -> Box<dyn Fn() + Send> {
+        if let Some(stop) = self.enclave.stopper() {
+            return stop;
+        }
         // With the first process the others end, and the backend clears away.
         let init = self.init.clone();
         Box::new(move || {

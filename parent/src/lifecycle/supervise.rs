@@ -58,6 +58,7 @@ pub(super) fn isolation_word(isolation: Isolation) -> &'static str {
         Isolation::Reduced => "reduced",
         Isolation::Kvm => "kvm",
         Isolation::Tcg => "tcg",
+        Isolation::Nitro => "nitro",
     }
 }
 

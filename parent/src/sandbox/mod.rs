@@ -24,7 +24,7 @@ pub(crate) mod limits;
 mod namespaces;
 mod notify;
 mod nsm;
-mod relay;
+pub(crate) mod relay;
 mod root;
 pub(crate) mod supervisor;
 #[expect(
