@@ -103,7 +103,7 @@ impl Hardware {
             None => 1,
             Some(text) => cpu_list(&text)
                 .filter(|cpus| !cpus.is_empty())
-                .ok_or_else(|| HardwareError::Text {
+                .ok_or(HardwareError::Text {
                     path: siblings,
                     text,
                     expected: "list of CPUs",

@@ -25,10 +25,9 @@ mod sys;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -321,23 +320,17 @@ pub fn start(start: &Start<'_>) -> Result<Enclave, StartError> {
             error,
         })?;
     let places = Places::make(&directory)?;
-    // The sockets are there before the enclave is, so that its first call finds them.
-    let reception = places
-        .reception()
-        .map_err(|errno| files("listening at vsock.sock", errno))?;
-    let slot = Slot::start(start, &plan)?;
     let shared = Arc::new(Shared::new().map_err(CommonError::Resources)?);
-    let supervisor = Supervisor::new(start, slot, places, reception, Arc::clone(&shared))?;
-    let (sender, running) = channel();
+    // The sockets and ports are there before the enclave is, so that its first call finds them.
+    let mut supervisor = Supervisor::new(start, places, directory.clone(), Arc::clone(&shared))?;
+    supervisor.hold(Slot::start(start, &plan)?, start.debug)?;
     let thread = std::thread::Builder::new()
         .name(format!("enclave-{}", start.cid))
-        .spawn(move || supervise(supervisor, &sender))
+        .spawn(move || supervise(supervisor))
         .map_err(|error| StartError::Files {
             doing: "starting a thread",
             error,
         })?;
-    // It says when it listens to everything.
-    running.recv().map_err(|_| CommonError::Vanished)?;
     let report = LaunchReport {
         isolation: Isolation::Nitro,
         limits: Limits {
@@ -500,7 +493,7 @@ struct Dial {
 struct Supervisor {
     cid: u32,
     // The enclave has ended before its places go.
-    slot: Slot,
+    slot: Option<Slot>,
     shared: Arc<Shared>,
     epoll: Epoll,
     reception: Reception,
@@ -514,11 +507,9 @@ struct Supervisor {
     directory: PathBuf,
 }
 
-fn supervise(mut supervisor: Supervisor, running: &Sender<()>) {
+fn supervise(mut supervisor: Supervisor) {
     // Signals are for the host program's own threads.
     process::block_signals();
-    supervisor.look_for_ports();
-    let _ = running.send(());
     let how = supervisor.serve();
     let shared = Arc::clone(&supervisor.shared);
     // The enclave is ended, and CPUs, memory and sockets are given back, before anybody hears that it is over.
@@ -530,20 +521,18 @@ fn supervise(mut supervisor: Supervisor, running: &Sender<()>) {
 }
 
 impl Supervisor {
+    /// With everything that an enclave needs of its host.
     fn new(
         start: &Start<'_>,
-        slot: Slot,
         places: Places,
-        reception: OwnedFd,
+        directory: PathBuf,
         shared: Arc<Shared>,
     ) -> Result<Supervisor, StartError> {
-        let directory = start.directory.clone();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|errno| files("making an epoll instance", errno))?;
-        let watched = |errno| files("watching for events", errno);
-        let watch = |file: std::os::fd::BorrowedFd<'_>, events, token: Token| {
-            epoll.add(file, EpollEvent::new(events, token.number()))
-        };
+        let reception = places
+            .reception()
+            .map_err(|errno| files("listening at vsock.sock", errno))?;
         let folder = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .map_err(|errno| files("watching the enclave's folder", errno))?;
         folder
@@ -556,22 +545,9 @@ impl Supervisor {
             doing: "making the folder where supervisors share ports",
             error,
         })?;
-        let console = if start.debug {
-            Some(console(start.cid, &directory)?)
-        } else {
-            None
-        };
-        watch(shared.stop.as_fd(), EpollFlags::EPOLLIN, Token::Stop).map_err(watched)?;
-        // The driver hangs up when the enclave has ended.
-        watch(slot.enclave.as_fd(), EpollFlags::EPOLLHUP, Token::Ended).map_err(watched)?;
-        watch(reception.as_fd(), EpollFlags::EPOLLIN, Token::Host).map_err(watched)?;
-        watch(folder.as_fd(), EpollFlags::EPOLLIN, Token::Folder).map_err(watched)?;
-        if let Some(console) = &console {
-            watch(console.pipe().as_fd(), EpollFlags::EPOLLIN, Token::Console).map_err(watched)?;
-        }
-        Ok(Supervisor {
+        let mut supervisor = Supervisor {
             cid: start.cid,
-            slot,
+            slot: None,
             shared,
             epoll,
             reception: Reception::new(reception),
@@ -580,10 +556,49 @@ impl Supervisor {
             ports,
             folder,
             flows: Flows::new(),
-            console,
+            console: None,
             places,
             directory,
-        })
+        };
+        let Supervisor {
+            shared,
+            reception,
+            folder,
+            ..
+        } = &supervisor;
+        supervisor.watch(shared.stop.as_fd(), EpollFlags::EPOLLIN, Token::Stop)?;
+        supervisor.watch(
+            reception.listener().as_fd(),
+            EpollFlags::EPOLLIN,
+            Token::Host,
+        )?;
+        supervisor.watch(folder.as_fd(), EpollFlags::EPOLLIN, Token::Folder)?;
+        supervisor.look_for_ports();
+        Ok(supervisor)
+    }
+
+    fn watch(
+        &self,
+        file: BorrowedFd<'_>,
+        events: EpollFlags,
+        token: Token,
+    ) -> Result<(), StartError> {
+        self.epoll
+            .add(file, EpollEvent::new(events, token.number()))
+            .map_err(|errno| files("watching for events", errno))
+    }
+
+    /// Takes the running enclave over.
+    fn hold(&mut self, slot: Slot, debug: bool) -> Result<(), StartError> {
+        // The driver hangs up when the enclave has ended, which epoll tells without being asked.
+        self.watch(slot.enclave.as_fd(), EpollFlags::empty(), Token::Ended)?;
+        self.slot = Some(slot);
+        if debug {
+            let console = console(self.cid, &self.directory)?;
+            self.watch(console.pipe().as_fd(), EpollFlags::EPOLLIN, Token::Console)?;
+            self.console = Some(console);
+        }
+        Ok(())
     }
 
     /// Serves until the enclave has ended and its last words are delivered, or until it is to stop.
@@ -762,7 +777,9 @@ impl Supervisor {
     }
 
     fn enclave_ended(&mut self) {
-        let _ = self.epoll.delete(&self.slot.enclave);
+        if let Some(slot) = &self.slot {
+            let _ = self.epoll.delete(&slot.enclave);
+        }
         let _ = self.epoll.delete(self.reception.listener());
         self.reception.close();
         self.dials.clear();

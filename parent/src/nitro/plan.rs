@@ -118,7 +118,7 @@ impl Plan {
         }
         let cpus = need.cpus.max(1);
         let threads = hardware.threads_per_core.max(1);
-        if cpus % threads != 0 {
+        if !cpus.is_multiple_of(threads) {
             return Err(Lack::HalfCore {
                 asked: cpus,
                 threads,
@@ -197,7 +197,7 @@ impl Plan {
 fn choose(pages: &[Pages], wanted: u64) -> Option<Vec<(u64, u64)>> {
     let usable: Vec<&Pages> = pages
         .iter()
-        .filter(|pages| pages.bytes >= PIECE && pages.bytes % PIECE == 0)
+        .filter(|pages| pages.bytes >= PIECE && pages.bytes.is_multiple_of(PIECE))
         .collect();
     let mut left = wanted;
     let mut taken: Vec<u64> = Vec::with_capacity(usable.len());

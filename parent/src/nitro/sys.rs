@@ -142,7 +142,8 @@ impl Huge {
             }
             OwnedFd::from_raw_fd(file)
         };
-        nix::unistd::ftruncate(&file, length as libc::off_t)?;
+        let size = libc::off_t::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+        nix::unistd::ftruncate(&file, size)?;
         // SAFETY: a new mapping wherever the kernel finds room; checked before use.
         let start = unsafe {
             libc::mmap(
