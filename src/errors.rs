@@ -2,7 +2,10 @@
 
 use std::error::Error;
 
-/// An error and its causes, leaving out causes that its own text repeats.
+use crate::text::printable;
+
+/// An error and its causes, leaving out causes that its own text repeats. Names from images and archives are in them, so
+/// that nothing of it steers a terminal but the ends of lines, as a compiler's messages have them.
 pub(crate) fn one_line(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -13,5 +16,8 @@ pub(crate) fn one_line(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    text
+    text.split('\n')
+        .map(printable)
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -17,6 +17,7 @@ mod documents;
 mod errors;
 mod files;
 mod key_service;
+mod text;
 
 use std::process::ExitCode;
 

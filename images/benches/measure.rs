@@ -1,5 +1,5 @@
-//! Reading an image beside hashing it once: 64 MiB of ramdisks, plain and gzip'd, and the unpacking of a runtime.
-//! Building one of 256 MiB beside hashing it once. Packing a container image beside `tar | gzip -6` of its files.
+//! Reading an image beside hashing it once: 64 MiB of ramdisks, plain and gzip'd, and the unpacking of a runtime. What
+//! is beside other tools is in `run`.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anchorhold_images::{
-    BuildOptions, Compression, ContainerOptions, Image, Limits, Ramdisk, Source, Unmeasured, build,
+    BuildOptions, Compression, Image, Limits, Ramdisk, Source, Unmeasured, build,
 };
 use aws_lc_rs::digest::{SHA384, digest};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -133,110 +133,5 @@ fn starting(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn building(criterion: &mut Criterion) {
-    let dir = tempfile::tempdir().unwrap();
-    let options = image(dir.path(), 250 << 20, Compression::None);
-    let bytes = fs::read(&options.output).unwrap();
-    let mut group = criterion.benchmark_group("256 MiB of ramdisks");
-    group
-        .sample_size(10)
-        .throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("one SHA-384 pass, aws-lc-rs", |bencher| {
-        bencher.iter(|| digest(&SHA384, black_box(&bytes)));
-    });
-    drop(bytes);
-    group.bench_function("open, measure and describe", |bencher| {
-        bencher.iter(|| Image::open(&options.output).unwrap().describe().unwrap());
-    });
-    for (name, compression) in [("plain", Compression::None), ("gzip", Compression::Gzip)] {
-        let mut options = options.clone();
-        options.compression = Some(compression);
-        group.bench_function(format!("build, {name}"), |bencher| {
-            bencher.iter(|| build(&options, &mut |_| ()).unwrap());
-        });
-    }
-    group.finish();
-}
-
-/// A root of 300 MB as files of 64 KiB, in an OCI archive with one gzip'd layer, made by tools that every machine has.
-fn packing(criterion: &mut Criterion) {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("root");
-    let data = payload(300 << 20);
-    for (index, chunk) in data.chunks(64 << 10).enumerate() {
-        let folder = root.join(format!("d{}", index / 100));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("f{index}")), chunk).unwrap();
-    }
-    drop(data);
-    static_program(&root.join("job"), b"");
-    fs::set_permissions(
-        root.join("job"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    static_program(&dir.path().join("runtime"), b"");
-    let shell = |script: &str| {
-        let status = std::process::Command::new("sh")
-            .args(["-ec", script])
-            .current_dir(dir.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
-    };
-    let archive = oci_archive(dir.path(), &shell);
-    let mut options = BuildOptions::new(
-        Source::Container(ContainerOptions::new(archive)),
-        dir.path().join("runtime"),
-        dir.path().join("image.eif"),
-    );
-    options.compression = Some(Compression::Gzip);
-    let mut group = criterion.benchmark_group("300 MB of files from an OCI archive");
-    group.sample_size(10);
-    group.bench_function("build, gzip", |bencher| {
-        bencher.iter(|| build(&options, &mut |_| ()).unwrap());
-    });
-    group.bench_function("tar | gzip -6 of the files", |bencher| {
-        bencher.iter(|| shell("tar -C root -c . | gzip -6 > all.tar.gz"));
-    });
-    group.finish();
-}
-
-fn oci_archive(dir: &Path, shell: &dyn Fn(&str)) -> std::path::PathBuf {
-    shell("tar -C root -cf layer.tar . && gzip -1 -k layer.tar && mkdir -p layout/blobs/sha256");
-    let hash = |name: &str| hex::encode(sha2::Sha256::digest(fs::read(dir.join(name)).unwrap()));
-    let put = |name: &str, media_type: &str| {
-        let digest = hash(name);
-        let size = fs::metadata(dir.join(name)).unwrap().len();
-        fs::rename(
-            dir.join(name),
-            dir.join("layout/blobs/sha256").join(&digest),
-        )
-        .unwrap();
-        format!(r#"{{"mediaType":"{media_type}","digest":"sha256:{digest}","size":{size}}}"#)
-    };
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{"Entrypoint":["/job"]}},
-            "rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#,
-        hash("layer.tar")
-    );
-    fs::write(dir.join("config"), config).unwrap();
-    let layer = put(
-        "layer.tar.gz",
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-    );
-    let config = put("config", "application/vnd.oci.image.config.v1+json");
-    let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#);
-    fs::write(dir.join("manifest"), manifest).unwrap();
-    let manifest = put("manifest", "application/vnd.oci.image.manifest.v1+json");
-    fs::write(
-        dir.join("layout/index.json"),
-        format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#),
-    )
-    .unwrap();
-    shell("tar -C layout -cf oci.tar . && rm -r layout layer.tar");
-    dir.join("oci.tar")
-}
-
-criterion_group!(benches, reading, starting, building, packing);
+criterion_group!(benches, reading, starting);
 criterion_main!(benches);

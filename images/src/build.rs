@@ -1,4 +1,5 @@
-//! Building an image from a program: two ramdisks, a kernel or its stand-in, a command line, metadata.
+//! Building an image: three ramdisks (the runtime, the job, the manifest), a kernel or its stand-in, a command line,
+//! metadata.
 //!
 //! The measured bytes depend on the inputs alone. Nothing of the building machine enters an image: no path, user, time,
 //! umask, locale or order of files. The build's time in the (unmeasured) metadata is `SOURCE_DATE_EPOCH`, else 1970.
@@ -361,10 +362,7 @@ pub fn build(
         application.working_folder(Path::new(folder), make)?;
     }
     application.check_command(&job.command[0], runtime.architecture)?;
-    application.bytes(MANIFEST_PATH, manifest.text.clone().into_bytes());
-    if let Some(ca) = ca {
-        application.bytes(KEY_SERVICE_CA_PATH, ca);
-    }
+    let says = said(&manifest, ca);
     let bootstrap = bootstrap(&options.init, &options.modules)?;
 
     let metadata = Metadata {
@@ -422,7 +420,12 @@ pub fn build(
         .threads
         .or_else(|| std::thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN);
-    for contents in [&bootstrap, &application] {
+    // The last is plain, so that whoever asks what an image is for need not unpack it.
+    for (contents, chosen) in [
+        (&bootstrap, options.compression),
+        (&application, options.compression),
+        (&says, Some(Compression::None)),
+    ] {
         image.section(SectionKind::Ramdisk, |section| {
             // A function of the contents, as all that is measured must be.
             let by_size = if contents.file_bytes() < PLAIN_BELOW {
@@ -430,7 +433,7 @@ pub fn build(
             } else {
                 Compression::Gzip
             };
-            match options.compression.unwrap_or(by_size) {
+            match chosen.unwrap_or(by_size) {
                 Compression::None => plain_ramdisk(contents, section, progress),
                 Compression::Gzip => gzip_ramdisk(contents, section, threads, progress),
             }
@@ -439,7 +442,7 @@ pub fn build(
     let written = image.finish().map_err(failed)?;
 
     progress(Progress::Measuring);
-    let (image, crc32) = Unmeasured::open(written.path())
+    let (image, crc32) = Unmeasured::of_file(&options.output, written.file())
         .and_then(Unmeasured::measure_unsummed)
         .map_err(BuildError::ReadBack)?;
     let built = Built {
@@ -514,9 +517,6 @@ fn gzip_ramdisk(
             contents.write(InOneGo(sink), &mut packing).map(|_| ())
         })?;
     }
-    // The kernel unpacks ramdisks one behind the other, and takes a plain one only at a multiple of four.
-    let padding = section.bytes().wrapping_neg() % 4;
-    section.write_all(&[0; 3][..padding as usize])?;
     Ok(())
 }
 
@@ -568,6 +568,18 @@ fn bootstrap(init: &Path, modules: &[PathBuf]) -> Result<Contents, BuildError> {
     Ok(contents)
 }
 
+/// The last ramdisk: what the image says about itself. Being the last, it wins over what the job's files may hold under
+/// its names.
+fn said(manifest: &CompleteManifest, ca: Option<Vec<u8>>) -> Contents {
+    let mut contents = Contents::default();
+    contents.directory("/anchorhold", FOLDER);
+    contents.bytes(MANIFEST_PATH, manifest.text.clone().into_bytes());
+    if let Some(ca) = ca {
+        contents.bytes(KEY_SERVICE_CA_PATH, ca);
+    }
+    contents
+}
+
 fn add_program(
     contents: &mut Contents,
     file: &Path,
@@ -585,12 +597,13 @@ fn add_program(
     match libraries {
         None => require_static("program", file, program)?,
         Some(root) => {
-            let needed = libraries::collect(&program, file, root).map_err(|source| {
-                BuildError::Libraries {
-                    path: file.into(),
-                    source,
-                }
-            })?;
+            let needed =
+                libraries::collect(&program, Path::new(JOB_PATH), root).map_err(|source| {
+                    BuildError::Libraries {
+                        path: file.into(),
+                        source,
+                    }
+                })?;
             for library in needed {
                 contents.parents_of(&library.path);
                 contents.file_from(&library.path, &library.from, library.bytes, EXECUTABLE);

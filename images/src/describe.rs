@@ -68,8 +68,8 @@ pub struct Description {
     pub has_kernel: bool,
     /// Where the image can run.
     pub backends: Vec<Backend>,
-    /// The least memory that an enclave from this image starts in, estimated: its files lie in memory beside the image
-    /// that they are unpacked from.
+    /// The least memory that an enclave from this image starts in, estimated: what its ramdisks say that they unpack to
+    /// lies in memory beside the image.
     #[serde(rename = "MinimumMemoryMiB")]
     pub minimum_memory_mib: u64,
     /// The manifest; none in images that other tools made.
@@ -109,28 +109,27 @@ pub struct DescribedRamdisk {
     pub size: u64,
     /// How it is compressed.
     pub compression: Compression,
+    /// Bytes of the archive when it is unpacked, as it says itself.
+    pub unpacked_size: u64,
 }
 
 pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
-    let survey = image.survey()?;
-    let manifest = survey
-        .manifest
-        .as_deref()
-        .map(|text| image.parse_manifest(text))
-        .transpose()?;
+    let manifest = image.manifest()?;
     let has_kernel = image.has_kernel()?;
     let metadata = image.metadata();
     let mut ramdisks = Vec::new();
     for ramdisk in image.ramdisks() {
-        let compression = ramdisk
-            .compression()
-            .map_err(|source| image.unreadable(source))?;
+        let unreadable = |source| image.unreadable(source);
         ramdisks.push(DescribedRamdisk {
             size: ramdisk.size(),
-            compression,
+            compression: ramdisk.compression().map_err(unreadable)?,
+            unpacked_size: ramdisk.unpacked_bytes().map_err(unreadable)?,
         });
     }
-    let memory = BASE_MEMORY_BYTES + image.size() + survey.unpacked_bytes + survey.entries * 1024;
+    let memory = ramdisks
+        .iter()
+        .map(|ramdisk| ramdisk.unpacked_size)
+        .fold(BASE_MEMORY_BYTES + image.size(), u64::saturating_add);
     // The sandbox finds its job through the manifest, which only our own images have.
     let backends = [
         (Backend::Nitro, has_kernel),

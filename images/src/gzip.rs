@@ -3,7 +3,8 @@
 //! The data is cut into blocks of one size. Each is compressed alone, with the 32 KiB before it as its dictionary, and
 //! ends at a byte's border; put one behind the other they are one deflate stream, so that the result is one ordinary
 //! gzip member, which every reader knows, the kernel's among them. Level and block size are pinned: the compressed
-//! bytes are measured.
+//! bytes are measured. The member's length is a multiple of four without padding behind it, so that another archive may
+//! follow, and its last bytes say how much it unpacks to.
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -18,6 +19,11 @@ const BLOCK_BYTES: usize = 256 << 10;
 const WINDOW_BYTES: usize = 32 << 10;
 /// No name, no time, no flags, no operating system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+/// A stored block without data, and the same as the last of its stream (RFC 1951, section 3.2.4).
+const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+const LAST_BLOCK: [u8; 5] = [1, 0, 0, 0xff, 0xff];
+/// CRC-32 and length.
+const TRAILER_BYTES: u64 = 8;
 /// More threads than this would wait for the one that feeds them.
 const MAX_THREADS: usize = 16;
 
@@ -38,7 +44,6 @@ pub(crate) fn compress<W: Write, E: From<io::Error>>(
 struct Block {
     data: Vec<u8>,
     dictionary: Vec<u8>,
-    last: bool,
 }
 
 struct Packed {
@@ -64,6 +69,7 @@ struct Gzip<W> {
     spare: Vec<Vec<u8>>,
     crc: crc32fast::Hasher,
     bytes: u64,
+    packed_bytes: u64,
 }
 
 impl<W: Write> Gzip<W> {
@@ -98,10 +104,11 @@ impl<W: Write> Gzip<W> {
             spare: Vec::new(),
             crc: crc32fast::Hasher::new(),
             bytes: 0,
+            packed_bytes: HEADER.len() as u64,
         })
     }
 
-    fn send(&mut self, last: bool) -> io::Result<()> {
+    fn send(&mut self) -> io::Result<()> {
         // Two blocks for each worker: one that it packs and one that waits.
         if self.sent - self.received == 2 * self.workers.len() {
             self.receive()?;
@@ -114,11 +121,7 @@ impl<W: Write> Gzip<W> {
         let dictionary = std::mem::replace(&mut self.dictionary, window);
         let worker = &self.workers[self.sent % self.workers.len()];
         self.sent += 1;
-        let block = Block {
-            data,
-            dictionary,
-            last,
-        };
+        let block = Block { data, dictionary };
         worker
             .blocks
             .send(block)
@@ -134,14 +137,23 @@ impl<W: Write> Gzip<W> {
             .map_err(|_| io::Error::other("a compressing thread has ended"))??;
         self.crc.combine(&packed.crc);
         self.spare.push(packed.emptied);
+        self.packed_bytes += packed.data.len() as u64;
         self.sink.write_all(&packed.data)
     }
 
     fn finish(mut self) -> io::Result<()> {
-        self.send(true)?;
+        if !self.filling.is_empty() {
+            self.send()?;
+        }
         while self.received < self.sent {
             self.receive()?;
         }
+        // Each of them has one byte more than a multiple of four.
+        let end = self.packed_bytes + LAST_BLOCK.len() as u64 + TRAILER_BYTES;
+        for _ in 0..end.wrapping_neg() % 4 {
+            self.sink.write_all(&EMPTY_BLOCK)?;
+        }
+        self.sink.write_all(&LAST_BLOCK)?;
         self.sink.write_all(&self.crc.finalize().to_le_bytes())?;
         // Modulo 2^32, as the format has it.
         self.sink.write_all(&(self.bytes as u32).to_le_bytes())
@@ -151,7 +163,7 @@ impl<W: Write> Gzip<W> {
 impl<W: Write> Write for Gzip<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.filling.len() == BLOCK_BYTES {
-            self.send(false)?;
+            self.send()?;
         }
         let taken = bytes.len().min(BLOCK_BYTES - self.filling.len());
         self.filling.extend_from_slice(&bytes[..taken]);
@@ -168,7 +180,6 @@ fn pack(block: Block) -> io::Result<Packed> {
     let Block {
         mut data,
         dictionary,
-        last,
     } = block;
     let mut deflate = Compress::new(Compression::new(LEVEL), false);
     if !dictionary.is_empty() {
@@ -178,14 +189,9 @@ fn pack(block: Block) -> io::Result<Packed> {
     }
     let mut crc = crc32fast::Hasher::new();
     crc.update(&data);
-    let flush = if last {
-        FlushCompress::Finish
-    } else {
-        FlushCompress::Sync
-    };
     // Deflate grows data by at most 5 bytes in 16 KiB, and each flush adds a few.
     let mut packed = Vec::with_capacity(data.len() + data.len() / 1024 + 1024);
-    deflate.compress_vec(&data, &mut packed, flush)?;
+    deflate.compress_vec(&data, &mut packed, FlushCompress::Sync)?;
     if deflate.total_in() != data.len() as u64 || packed.len() == packed.capacity() {
         return Err(io::Error::other("a block grew beyond deflate's bound"));
     }
@@ -246,6 +252,7 @@ mod tests {
             let mut back = Vec::new();
             decoder.read_to_end(&mut back).unwrap();
             assert_eq!(back, data);
+            assert_eq!(packed.len() % 4, 0);
             assert!(decoder.into_inner().is_empty(), "one member, and no more");
         }
     }

@@ -110,7 +110,7 @@ pub enum ImageError {
         /// What is wrong.
         source: ManifestError,
     },
-    /// The manifest is no plain file, no text, too large or there twice.
+    /// The manifest is no plain file, no text or too large.
     #[error("{}: the image's {MANIFEST_PATH} {problem}", .path.display())]
     ManifestFile {
         /// The image.
@@ -188,6 +188,16 @@ impl Unmeasured {
                 bytes,
             },
         )
+    }
+
+    /// An image that is being written and has no name yet. `name` is the one that it will have.
+    pub(crate) fn of_file(name: &Path, file: Arc<File>) -> Result<Unmeasured, ImageError> {
+        let metadata = file.metadata().map_err(|source| ImageError::Open {
+            path: name.into(),
+            source,
+        })?;
+        let bytes = metadata.len();
+        Self::new(name.into(), Storage::File { file, bytes })
     }
 
     /// Takes an image from memory. `name` stands for the path in errors.
@@ -462,74 +472,60 @@ impl Image {
     }
 
     /// The manifest, from the ramdisks; none in images that other tools made.
+    ///
+    /// What a ramdisk holds replaces what those before it hold under the same name, so that the last one's manifest is
+    /// the enclave's. Images built here have it in a small plain ramdisk at the end: the others are not unpacked.
     pub fn manifest(&self) -> Result<Option<Manifest>, ImageError> {
-        let Some(text) = self.survey()?.manifest else {
-            return Ok(None);
-        };
-        self.parse_manifest(&text).map(Some)
+        for (index, ramdisk) in self.ramdisks().iter().enumerate().rev() {
+            if let Some(text) = self.manifest_in(index, ramdisk)? {
+                let manifest = Manifest::parse(&text).map_err(|source| ImageError::Manifest {
+                    path: self.path.clone(),
+                    source,
+                })?;
+                return Ok(Some(manifest));
+            }
+        }
+        Ok(None)
     }
 
-    /// All that people and scripts want to know, from one more reading of the ramdisks.
+    /// All that people and scripts want to know.
     pub fn describe(&self) -> Result<describe::Description, ImageError> {
         describe::describe(self)
     }
 
-    pub(crate) fn parse_manifest(&self, text: &str) -> Result<Manifest, ImageError> {
-        Manifest::parse(text).map_err(|source| ImageError::Manifest {
+    /// The manifest in one ramdisk, which is read to its end: a name that comes twice in it is an error.
+    fn manifest_in(&self, index: usize, ramdisk: &Ramdisk) -> Result<Option<String>, ImageError> {
+        let broken = |source| ImageError::Ramdisk {
             path: self.path.clone(),
+            number: index + 1,
             source,
-        })
-    }
-
-    /// Reads all ramdisks to their ends.
-    pub(crate) fn survey(&self) -> Result<Survey, ImageError> {
-        let mut survey = Survey {
-            manifest: None,
-            unpacked_bytes: 0,
-            entries: 0,
         };
-        for (index, ramdisk) in self.ramdisks().iter().enumerate() {
-            let broken = |source| ImageError::Ramdisk {
-                path: self.path.clone(),
-                number: index + 1,
-                source,
-            };
-            let mut reader = ramdisk
-                .entries(Limits::default())
-                .map_err(|source| self.unreadable(source))?;
-            while let Some(entry) = reader.next_entry().map_err(broken)? {
-                survey.entries += 1;
-                if let EntryKind::File { size } | EntryKind::HardLink { size, .. } = entry.kind {
-                    survey.unpacked_bytes += size;
-                }
-                if entry.path != Path::new(&MANIFEST_PATH[1..]) {
-                    continue;
-                }
-                let refuse = |problem| {
-                    Err(ImageError::ManifestFile {
-                        path: self.path.clone(),
-                        problem,
-                    })
-                };
-                let EntryKind::File { size } = entry.kind else {
-                    return refuse("is no regular file");
-                };
-                if size > MAX_MANIFEST_BYTES as u64 {
-                    return refuse("is too large");
-                }
-                let mut bytes = Vec::with_capacity(size as usize);
-                reader
-                    .read_to_end(&mut bytes)
-                    .map_err(|source| self.unreadable(source))?;
-                let Ok(text) = String::from_utf8(bytes) else {
-                    return refuse("is no UTF-8 text");
-                };
-                if survey.manifest.replace(text).is_some() {
-                    return refuse("is there in two ramdisks");
-                }
+        let refuse = |problem| ImageError::ManifestFile {
+            path: self.path.clone(),
+            problem,
+        };
+        let mut reader = ramdisk
+            .entries(Limits::default())
+            .map_err(|source| self.unreadable(source))?;
+        let mut found = None;
+        while let Some(entry) = reader.next_entry().map_err(broken)? {
+            if entry.path != Path::new(&MANIFEST_PATH[1..]) {
+                continue;
             }
+            let EntryKind::File { size } = entry.kind else {
+                return Err(refuse("is no regular file"));
+            };
+            if size > MAX_MANIFEST_BYTES as u64 {
+                return Err(refuse("is too large"));
+            }
+            let mut bytes = Vec::with_capacity(size as usize);
+            reader
+                .read_to_end(&mut bytes)
+                .map_err(|source| self.unreadable(source))?;
+            let text = String::from_utf8(bytes).map_err(|_| refuse("is no UTF-8 text"))?;
+            found = Some(text);
         }
-        Ok(survey)
+        Ok(found)
     }
 
     /// The same as [`copy_section`](Self::copy_section); what cannot be read goes into `unread`, told apart from what
@@ -558,11 +554,4 @@ impl Image {
             source,
         }
     }
-}
-
-/// What reading all ramdisks tells.
-pub(crate) struct Survey {
-    pub(crate) manifest: Option<String>,
-    pub(crate) unpacked_bytes: u64,
-    pub(crate) entries: u64,
 }

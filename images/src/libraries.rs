@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::contents::{Place, place};
 use crate::eif::Architecture;
 use crate::elf::{ElfError, Program};
 use crate::storage::Storage;
@@ -73,6 +74,14 @@ pub enum LibraryError {
         /// The cause.
         source: io::Error,
     },
+    /// A library whose place belongs to the runtime or to the program itself.
+    #[error("needs {library}, found at {}, which an image may not have: give it another place", .path.display())]
+    Reserved {
+        /// The library.
+        library: String,
+        /// Where it would lie.
+        path: PathBuf,
+    },
     /// Libraries without end.
     #[error("needs more than {MAX_LIBRARIES} libraries")]
     TooMany,
@@ -88,10 +97,10 @@ pub(crate) struct Library {
     pub(crate) bytes: u64,
 }
 
-/// Finds all that a program needs.
+/// Finds all that a program needs which lies at `program_path` in its image.
 pub(crate) fn collect(
     program: &Program,
-    file: &Path,
+    program_path: &Path,
     root: &Path,
 ) -> Result<Vec<Library>, LibraryError> {
     let mut found: BTreeMap<PathBuf, Library> = BTreeMap::new();
@@ -101,14 +110,12 @@ pub(crate) fn collect(
             loader: loader.clone(),
             root: root.into(),
         })?;
+        let library = admit(loader, library, program_path)?;
         found.insert(path.into(), library);
     }
-    // A program lies at the image's root.
-    let origin = PathBuf::from("/");
-    let _ = file;
     let mut open = VecDeque::from([Wanting {
         name: None,
-        origin,
+        origin: program_path.parent().unwrap_or(Path::new("/")).into(),
         program: program.clone(),
         inherited: Vec::new(),
     }]);
@@ -143,6 +150,7 @@ pub(crate) fn collect(
                     .map(|folder| folder.display().to_string())
                     .collect(),
             })?;
+            let library = admit(name, library, program_path)?;
             let storage = Storage::open(&library.from).map_err(|source| LibraryError::Read {
                 path: library.from.clone(),
                 source,
@@ -169,6 +177,18 @@ pub(crate) fn collect(
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// Lets nothing take the place of what the runtime brings, or of the program.
+fn admit(name: &str, library: Library, program_path: &Path) -> Result<Library, LibraryError> {
+    let below_root = library.path.strip_prefix("/").unwrap_or(&library.path);
+    if place(below_root, false) == Place::Free && !library.path.starts_with(program_path) {
+        return Ok(library);
+    }
+    Err(LibraryError::Reserved {
+        library: name.to_owned(),
+        path: library.path,
+    })
 }
 
 /// A program or library whose libraries are to be found.

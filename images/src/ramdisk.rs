@@ -69,6 +69,21 @@ impl Ramdisk {
         }
     }
 
+    /// How many bytes its archive has at least, as far as can be told without unpacking it: what gzip's last four bytes
+    /// say, which is the length modulo 2^32 (RFC 1952). Whoever made the image may lie about it.
+    pub(crate) fn unpacked_bytes(&self) -> io::Result<u64> {
+        let Section { offset, size, .. } = self.section;
+        if self.compression()? == Compression::None || size < 4 {
+            return Ok(size);
+        }
+        let end = self.storage.read(offset + size - 4, 4)?;
+        let stated = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+        // What cannot be compressed grows by less than this: what is said to be shorter has lost its upper bits.
+        let least = size.saturating_sub(size / 256 + 64);
+        let lost = least.saturating_sub(stated).div_ceil(1 << 32);
+        Ok(stated + (lost << 32))
+    }
+
     /// The archive's entries, as a stream. `limits` bound what unpacking may cost.
     pub fn entries(&self, limits: Limits) -> io::Result<cpio::Reader<RamdiskReader>> {
         let range = RangeReader::new(self.storage.clone(), self.section.offset, self.section.size);

@@ -56,6 +56,7 @@ pub fn sbom(image: &Image, lock: Option<&str>) -> Result<Value, SbomError> {
     let mut system = System::default();
     let mut databases: Vec<(String, Kind, String)> = Vec::new();
     let mut without: Vec<String> = Vec::new();
+    let mut unread: Vec<String> = Vec::new();
     for (index, ramdisk) in image.ramdisks().iter().enumerate() {
         let broken = |source| ImageError::Ramdisk {
             path: image.path().into(),
@@ -71,6 +72,10 @@ pub fn sbom(image: &Image, lock: Option<&str>) -> Result<Value, SbomError> {
             };
             let path = format!("/{}", entry.path.display());
             let kind = database(&entry.path);
+            if is_rpm(&entry.path) {
+                unread.push(path);
+                continue;
+            }
             let program = entry.mode & 0o111 != 0 && size <= MAX_PROGRAM_BYTES;
             if let Some(kind) = kind {
                 if size > MAX_DATABASE_BYTES {
@@ -157,6 +162,11 @@ pub fn sbom(image: &Image, lock: Option<&str>) -> Result<Value, SbomError> {
             .iter()
             .map(|path| property("program-without-audit-data", path)),
     );
+    properties.extend(
+        unread
+            .iter()
+            .map(|path| property("package-database-not-read", path)),
+    );
     Ok(json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
@@ -199,6 +209,15 @@ fn database(path: &Path) -> Option<Kind> {
         "etc/os-release" | "usr/lib/os-release" => Some(Kind::Release),
         _ => None,
     }
+}
+
+/// Whether a file is a database of rpm, whose packages are not listed: the document says so.
+fn is_rpm(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let folders = ["var/lib/rpm", "usr/lib/sysimage/rpm"];
+    path.parent()
+        .is_some_and(|folder| folders.iter().any(|rpm| folder == Path::new(rpm)))
+        && matches!(name, Some("rpmdb.sqlite" | "Packages" | "Packages.db"))
 }
 
 /// The system that packages belong to.

@@ -241,7 +241,7 @@ fn write(
         .section(SectionKind::Signature, |sink| sink.write_all(&section))
         .map_err(failed)?;
     let written = writer.finish().map_err(failed)?;
-    let (signed, crc32) = Unmeasured::open(written.path())
+    let (signed, crc32) = Unmeasured::of_file(output, written.file())
         .and_then(Unmeasured::measure_unsummed)
         .map_err(SigningError::ReadBack)?;
     let measurements = *signed.measurements();

@@ -1,15 +1,18 @@
 //! Writing an image file: sections one behind the other, of which some may be filled in out of order, then the header
 //! in front of them.
 //!
-//! The file is made beside its destination under a temporary name, so a failed build leaves nothing behind, and a
-//! running reader of an older image keeps its file.
+//! The file has no name until it is complete, so that a build that fails or is killed leaves nothing behind, and a
+//! running reader of an older image keeps its file. On file systems that know no files without names it has a temporary
+//! name beside its destination, which only a kill leaves behind.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use tempfile::TempPath;
 
 use crate::cpio::Leave;
@@ -24,9 +27,18 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// An image that is being written.
 pub(crate) struct ImageWriter {
     file: Arc<File>,
-    path: TempPath,
+    name: Name,
     header: Header,
     end: u64,
+}
+
+/// What a file is called before it gets its destination's name.
+enum Name {
+    None {
+        /// Its destination's.
+        folder: PathBuf,
+    },
+    Temporary(TempPath),
 }
 
 impl ImageWriter {
@@ -41,14 +53,16 @@ impl ImageWriter {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let (file, path) = tempfile::Builder::new()
-            .prefix(".anchorhold-")
-            .suffix(".eif")
-            .tempfile_in(folder)?
-            .into_parts();
+        let (file, name) = if let Some(file) = unnamed(folder) {
+            let folder = folder.into();
+            (file, Name::None { folder })
+        } else {
+            let (file, path) = temporary().tempfile_in(folder)?.into_parts();
+            (file, Name::Temporary(path))
+        };
         Ok(ImageWriter {
             file: Arc::new(file),
-            path,
+            name,
             header: Header {
                 architecture,
                 default_memory_bytes,
@@ -92,27 +106,62 @@ impl ImageWriter {
         self.file.set_permissions(Permissions::from_mode(0o644))?;
         Ok(Written {
             file: self.file,
-            path: self.path,
+            name: self.name,
         })
     }
+}
+
+/// A file without a name, where the file system can and the system can name it later.
+fn unnamed(folder: &Path) -> Option<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(folder)
+        .ok()?;
+    open_file(&file).exists().then_some(file)
+}
+
+/// A path to an open file, whether it has a name or not.
+fn open_file(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".anchorhold-").suffix(".eif");
+    builder
 }
 
 /// An image that lacks its checksum and its name.
 pub(crate) struct Written {
     file: Arc<File>,
-    path: TempPath,
+    name: Name,
 }
 
 impl Written {
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// Adds the checksum and gives the image its name.
     pub(crate) fn persist(self, crc32: u32, destination: &Path) -> io::Result<()> {
         self.file
             .write_all_at(&crc32.to_be_bytes(), CRC_OFFSET as u64)?;
-        self.path.persist(destination).map_err(|error| error.error)
+        let path = match self.name {
+            Name::Temporary(path) => path,
+            // A name that is given never replaces another, so that this takes two steps.
+            Name::None { folder } => temporary()
+                .make_in(folder, |path| {
+                    let from = open_file(&self.file);
+                    let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                    nix::unistd::linkat(AT_FDCWD, &from, AT_FDCWD, path, follow)
+                        .map_err(io::Error::from)
+                })?
+                .into_temp_path(),
+        };
+        path.persist(destination).map_err(|error| error.error)
     }
 }
 
@@ -152,11 +201,6 @@ impl SectionWriter {
         let end = self.finish()?;
         let storage = Storage::File { file, bytes: end };
         Ok(RangeReader::new(storage, start, end - start))
-    }
-
-    /// Bytes so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.buffer.get_ref().at + self.buffer.buffer().len() as u64 - self.start
     }
 
     fn finish(mut self) -> io::Result<u64> {

@@ -17,7 +17,7 @@ use anchorhold_images::{
     Architecture, BuildError, BuildOptions, Compression, EntryKind, FolderError, Image, ImageError,
     Limits, NO_KERNEL, Progress, SectionKind, Source, build,
 };
-use common::{built, elf, options, program_options, register, static_elf, write};
+use common::{built, dynamic_elf, elf, options, program_options, register, static_elf, write};
 
 const MANIFEST: &str = "[job]\ncommand = [\"/bin/job\"]\n";
 
@@ -127,16 +127,15 @@ fn a_program_becomes_an_image_with_the_documented_layout() {
     .into();
     assert_eq!(ramdisks[0], expected);
     let job = String::from_utf8_lossy(&static_elf(b"the job")).into_owned();
+    assert_eq!(ramdisks[1], [("job".into(), (0o755, job))].into());
+    let manifest = "[job]\ncommand = [\"/job\"]\n".to_owned();
     let expected: BTreeMap<PathBuf, _> = [
-        (
-            "anchorhold/anchorhold.toml",
-            (0o644, "[job]\ncommand = [\"/job\"]\n".to_owned()),
-        ),
-        ("job", (0o755, job)),
+        ("anchorhold", folder(0o755)),
+        ("anchorhold/anchorhold.toml", (0o644, manifest)),
     ]
     .map(|(path, entry)| (path.into(), entry))
     .into();
-    assert_eq!(ramdisks[1], expected);
+    assert_eq!(ramdisks[2], expected);
 
     let image = Image::open(&built.path).unwrap();
     assert_eq!(image.manifest().unwrap().unwrap(), built.manifest);
@@ -156,6 +155,7 @@ fn a_program_becomes_an_image_with_the_documented_layout() {
             SectionKind::Metadata,
             SectionKind::Ramdisk,
             SectionKind::Ramdisk,
+            SectionKind::Ramdisk,
         ]
     );
 }
@@ -171,13 +171,12 @@ fn the_measurements_of_a_build_are_those_computed_by_hand() {
         &bytes[section.offset as usize..(section.offset + section.size) as usize]
     };
     assert_eq!(data(0), NO_KERNEL.as_bytes());
-    let all = [data(0), data(1), data(3), data(4)].concat();
+    let application = [data(4), data(5)].concat();
+    let bootstrap = [data(0), data(1), data(3)].concat();
+    let all = [&bootstrap[..], &application].concat();
     assert_eq!(built.measurements.pcr0.to_string(), register(&all));
-    assert_eq!(
-        built.measurements.pcr1.to_string(),
-        register(&all[..all.len() - data(4).len()])
-    );
-    assert_eq!(built.measurements.pcr2.to_string(), register(data(4)));
+    assert_eq!(built.measurements.pcr1.to_string(), register(&bootstrap));
+    assert_eq!(built.measurements.pcr2.to_string(), register(&application));
 }
 
 #[test]
@@ -217,7 +216,6 @@ fn modes_are_reduced_to_whether_a_file_may_be_executed() {
     assert_eq!(
         modes,
         [
-            ("anchorhold/anchorhold.toml", 0o644),
             ("bin", 0o755),
             ("bin/job", 0o755),
             ("empty", 0o755),
@@ -310,28 +308,12 @@ fn an_unusable_source_date_epoch_is_an_error() {
 
 #[test]
 fn a_dynamic_program_is_refused_with_its_loader_and_libraries() {
-    // Loaded at 0x1000 from offset 0: interpreter, then names, then the dynamic section.
-    let rest = 64 + 3 * 56;
-    let strings = rest + 16;
-    let dynamic = strings + 32;
-    let mut bytes = b"/lib/ld.so.2\0\0\0\0".to_vec();
-    bytes.extend_from_slice(b"\0libfirst.so.1\0libm.so.6\0\0\0\0\0\0\0\0");
-    assert_eq!(bytes.len() as u64, dynamic - rest);
-    for (tag, value) in [(1u64, 1u64), (1, 15), (5, 0x1000 + strings), (0, 0)] {
-        bytes.extend_from_slice(&tag.to_le_bytes());
-        bytes.extend_from_slice(&value.to_le_bytes());
-    }
-    let length = rest + bytes.len() as u64;
-    let program = elf(
-        62,
-        &[
-            (3, rest, 0, 13),
-            (1, 0, 0x1000, length),
-            (2, dynamic, 0, 64),
-        ],
-        &bytes,
+    let program = dynamic_elf(
+        Some("/lib/ld.so.2"),
+        &["libfirst.so.1", "libm.so.6"],
+        None,
+        None,
     );
-
     let dir = tempfile::tempdir().unwrap();
     let options = program_options(dir.path());
     write(&dir.path().join("program"), &program, 0o755);
@@ -653,9 +635,9 @@ fn the_key_services_authority_is_found_beside_the_manifest_and_measured() {
     let dir = tempfile::tempdir().unwrap();
     let pem = authority().0;
     let first = built(&with_ca(dir.path(), &pem));
-    let application = &unpacked(&first.path)[1];
+    let said = &unpacked(&first.path)[2];
     assert_eq!(
-        application[Path::new("anchorhold/key-service-ca.pem")],
+        said[Path::new("anchorhold/key-service-ca.pem")],
         (0o644, pem.clone())
     );
     let other = built(&with_ca(dir.path(), &format!("{pem}\n")));
@@ -756,11 +738,20 @@ fn compressed_ramdisks_end_where_a_plain_one_may_follow() {
             0o755,
         );
         let image = Image::open(&built(&options).path).unwrap();
-        for ramdisk in image.ramdisks() {
+        let ramdisks = image.ramdisks();
+        for ramdisk in &ramdisks[..2] {
             assert_eq!(ramdisk.compression().unwrap(), Compression::Gzip);
             assert_eq!(ramdisk.size() % 4, 0);
         }
-        image.describe().unwrap();
+        // What says what the image is for is never compressed.
+        assert_eq!(ramdisks[2].compression().unwrap(), Compression::None);
+        let (packed, description) = (ramdisks[1].size(), image.describe().unwrap());
+        options.compression = Some(Compression::None);
+        let plain = Image::open(&built(&options).path).unwrap();
+        options.compression = Some(Compression::Gzip);
+        let unpacked = plain.ramdisks()[1].size();
+        let told = &description.ramdisks[1];
+        assert_eq!((told.size, told.unpacked_size), (packed, unpacked));
     }
 }
 
@@ -818,6 +809,79 @@ fn a_description_has_the_names_of_nitro_cli() {
     assert_eq!(json["Size"], built.size);
     assert!(json["MinimumMemoryMiB"].as_u64().unwrap() >= 32);
     assert_eq!(json["Architecture"], "x86_64");
+}
+
+/// An image of which only the last ramdisk is one that an enclave could unpack.
+fn unpackable_but_for(last: &[(&str, &str)]) -> Image {
+    let mut sections = common::sections();
+    sections[4].1 = [&[0x1f, 0x8b][..], &[7; 998], &[0, 0, 0, 0x40]].concat();
+    let mut archive = anchorhold_images::cpio::Writer::new(Vec::new());
+    for (path, text) in last {
+        let attributes = anchorhold_images::cpio::Attributes::of_root(0o644);
+        let (path, mut data) = (Path::new(path), text.as_bytes());
+        archive
+            .linked_file(path, attributes, 1, text.len() as u64, &mut data)
+            .unwrap();
+    }
+    sections.push((SectionKind::Ramdisk, archive.finish().unwrap()));
+    anchorhold_images::Unmeasured::from_bytes("t", common::image(&sections))
+        .unwrap()
+        .measure()
+        .unwrap()
+}
+
+#[test]
+fn a_description_takes_the_last_manifest_and_unpacks_nothing_before_it() {
+    let text = "[job]\ncommand = [\"/last\"]\n";
+    let image = unpackable_but_for(&[("anchorhold/anchorhold.toml", text)]);
+    assert_eq!(image.manifest().unwrap().unwrap().job.command, ["/last"]);
+    let description = image.describe().unwrap();
+    assert_eq!(description.ramdisks[1].unpacked_size, 1 << 30);
+    assert!(description.minimum_memory_mib > 1024);
+    // Without one there, the others are looked through.
+    let image = unpackable_but_for(&[("other", text)]);
+    assert!(image.manifest().is_err() && image.describe().is_err());
+}
+
+#[test]
+fn of_two_manifests_the_later_is_described_as_it_is_the_one_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = root(dir.path(), false, 0o644);
+    let built = built(&root_options(dir.path(), folder));
+    let bytes = fs::read(&built.path).unwrap();
+    let image = Image::open(&built.path).unwrap();
+    let mut sections: Vec<_> = image
+        .sections()
+        .iter()
+        .map(|section| {
+            let range = section.offset as usize..(section.offset + section.size) as usize;
+            (section.kind, bytes[range].to_vec())
+        })
+        .collect();
+    // The same files with another manifest behind them.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut options = program_options(&other);
+    let text = "[job]\ncommand = [\"/job\", \"other\"]\n";
+    options.manifest = Some(write(&other.join("m.toml"), text, 0o644));
+    let second = common::built(&options);
+    let second_bytes = fs::read(&second.path).unwrap();
+    let last = *Image::open(&second.path)
+        .unwrap()
+        .sections()
+        .last()
+        .unwrap();
+    let range = last.offset as usize..(last.offset + last.size) as usize;
+    sections.push((SectionKind::Ramdisk, second_bytes[range].to_vec()));
+    let both = anchorhold_images::Unmeasured::from_bytes("t", common::image(&sections))
+        .unwrap()
+        .measure()
+        .unwrap();
+    assert_eq!(
+        both.manifest().unwrap().unwrap().job.command,
+        ["/job", "other"]
+    );
+    assert_ne!(both.measurements().pcr2, built.measurements.pcr2);
 }
 
 #[test]

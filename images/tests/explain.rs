@@ -143,6 +143,11 @@ fn packages_of_the_system_and_of_programs_are_listed_and_nothing_random_is() {
             0o644,
         );
         write(
+            &root.join("usr/lib/sysimage/rpm/rpmdb.sqlite"),
+            "a database",
+            0o644,
+        );
+        write(
             &root.join("etc/os-release"),
             "ID=debian\nVERSION_ID=\"12\"\n",
             0o644,
@@ -150,6 +155,14 @@ fn packages_of_the_system_and_of_programs_are_listed_and_nothing_random_is() {
     });
     let document = sbom(&image, None).unwrap();
     assert_eq!(document["bomFormat"], "CycloneDX");
+    let databases: Vec<&str> = document["metadata"]["component"]["properties"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|property| property["name"] == "anchorhold:package-database-not-read")
+        .map(|property| property["value"].as_str().unwrap())
+        .collect();
+    assert_eq!(databases, ["/usr/lib/sysimage/rpm/rpmdb.sqlite"]);
     assert_eq!(document["specVersion"], "1.5");
     assert_eq!(
         document["components"][0]["purl"],

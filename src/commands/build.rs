@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anchorhold_images::cargo_static::StaticBuild;
-use anchorhold_images::{BuildOptions, ContainerOptions, Progress, Source};
+use anchorhold_images::{BuildOptions, Compression, ContainerOptions, Progress, Source};
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 #[derive(Args)]
@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     /// The kernel's command line; default: what Nitro enclaves use
     #[arg(long, value_name = "TEXT")]
     cmdline: Option<String>,
+    /// How ramdisks are compressed; default: those of 32 MiB and more with gzip. Other bytes are other PCRs
+    #[arg(long, value_name = "HOW")]
+    compression: Option<CompressionArgument>,
     /// The enclave's init program; default: the one that belongs to this command
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
@@ -70,6 +73,12 @@ struct SourceArguments {
     /// A container image: an OCI image layout, or an archive of docker save or podman save
     #[arg(long, value_name = "PATH")]
     container: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CompressionArgument {
+    None,
+    Gzip,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -113,6 +122,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     options.modules.clone_from(&arguments.modules);
     options.command_line.clone_from(&arguments.cmdline);
     options.bin.clone_from(&arguments.bin);
+    options.compression = arguments.compression.map(|how| match how {
+        CompressionArgument::None => Compression::None,
+        CompressionArgument::Gzip => Compression::Gzip,
+    });
     let bar = Bar::new();
     let built = anchorhold_images::build(&options, &mut |progress| bar.show(progress));
     bar.0.finish_and_clear();

@@ -6,6 +6,8 @@ use anchorhold_images::{Description, Image};
 use anyhow::Context as _;
 use clap::Args;
 
+use crate::text::printable;
+
 #[derive(Args)]
 #[command(after_help = "Example:\n  \
     anchorhold describe cards.eif --json | jq -r .Measurements.PCR0\n\n\
@@ -31,14 +33,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn print_for_people(image: &Description) {
-    let names = |values: Vec<String>| values.join(", ");
-    println!("{} {}", image.image_name, image.image_version);
-    println!("  PCR0        {}", image.measurements.registers.pcr0);
-    println!("  PCR1        {}", image.measurements.registers.pcr1);
-    println!("  PCR2        {}", image.measurements.registers.pcr2);
-    match &image.measurements.registers.pcr8 {
+    let row = |name: &str, value: &str| println!("  {name:<11} {}", printable(value));
+    let names = |values: &[String]| values.join(", ");
+    println!(
+        "{}",
+        printable(&format!("{} {}", image.image_name, image.image_version))
+    );
+    let registers = &image.measurements.registers;
+    row("PCR0", &registers.pcr0.to_string());
+    row("PCR1", &registers.pcr1.to_string());
+    row("PCR2", &registers.pcr2.to_string());
+    match &registers.pcr8 {
         Some(pcr8) => {
-            println!("  PCR8        {pcr8}");
+            row("PCR8", &pcr8.to_string());
             let signer = image
                 .signing_certificate
                 .as_ref()
@@ -47,54 +54,64 @@ fn print_for_people(image: &Description) {
                 Some(true) => "over this image and by the certificate's key (see verify-image)",
                 _ => "WRONG: see verify-image",
             };
-            println!("  signature   {verdict}; signer {signer}");
+            row("signature", &format!("{verdict}; signer {signer}"));
         }
-        None => println!("  signature   none"),
+        None => row("signature", "none"),
     }
-    println!(
-        "  size        {} bytes, CRC32 {} (checked)",
-        image.size, image.crc32
+    row(
+        "size",
+        &format!("{} bytes, CRC32 {} (checked)", image.size, image.crc32),
     );
-    println!(
-        "  for         {:?}, at least {} MiB of memory",
-        image.architecture, image.minimum_memory_mib
+    row(
+        "for",
+        &format!(
+            "{:?}, at least {} MiB of memory",
+            image.architecture, image.minimum_memory_mib
+        ),
     );
-    println!(
-        "  runs on     {}",
-        names(
-            image
-                .backends
-                .iter()
-                .map(|backend| format!("{backend:?}").to_lowercase())
-                .collect()
-        )
-    );
-    if !image.has_kernel {
-        println!("  kernel      none: runs in the sandbox backend only");
+    let backends: Vec<String> = image
+        .backends
+        .iter()
+        .map(|backend| format!("{backend:?}").to_lowercase())
+        .collect();
+    row("runs on", &names(&backends));
+    let build = &image.metadata.build;
+    if image.has_kernel {
+        row(
+            "kernel",
+            &format!("{} {}", build.operating_system, build.kernel_version),
+        );
+        row("boots with", &image.command_line);
+    } else {
+        row("kernel", "none: runs in the sandbox backend only");
     }
-    println!(
-        "  sections    {}",
-        names(
-            image
-                .sections
-                .iter()
-                .map(|section| format!("{:?} ({} bytes)", section.kind, section.size))
-                .collect(),
-        )
+    row(
+        "built",
+        &format!(
+            "{} by {} {} (says the image; not measured)",
+            build.build_time, build.build_tool, build.build_tool_version
+        ),
     );
+    let sections: Vec<String> = image
+        .sections
+        .iter()
+        .map(|section| format!("{:?} ({} bytes)", section.kind, section.size))
+        .collect();
+    row("sections", &names(&sections));
     if let Some(manifest) = &image.manifest {
-        println!("  job         {}", manifest.job.command.join(" "));
+        row("job", &manifest.job.command.join(" "));
         if let Some(service) = &manifest.key_service {
-            println!("  key service {}, key {}", service.endpoint, service.key);
-        }
-        if !manifest.secrets.is_empty() {
-            println!(
-                "  secrets     {}",
-                names(manifest.secrets.keys().cloned().collect())
+            row(
+                "key service",
+                &format!("{}, key {}", service.endpoint, service.key),
             );
         }
+        if !manifest.secrets.is_empty() {
+            let secrets: Vec<String> = manifest.secrets.keys().cloned().collect();
+            row("secrets", &names(&secrets));
+        }
         if !manifest.egress.allow.is_empty() {
-            println!("  may dial    {}", names(manifest.egress.allow.clone()));
+            row("may dial", &names(&manifest.egress.allow));
         }
     }
 }

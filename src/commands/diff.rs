@@ -8,6 +8,8 @@ use anchorhold_images::diff::{Differences, diff};
 use anyhow::Context as _;
 use clap::Args;
 
+use crate::text::printable;
+
 /// Files that are listed for people; --json has all.
 const SHOWN: usize = 50;
 
@@ -57,7 +59,7 @@ fn print_for_people(differences: &Differences) {
         println!(
             "{} differs: {}",
             register.register,
-            register.because_of.join("; ")
+            printable(&register.because_of.join("; "))
         );
         for (sign, value) in [("-", &register.values.left), ("+", &register.values.right)] {
             match value {
@@ -70,11 +72,15 @@ fn print_for_people(differences: &Differences) {
         println!("Kernel:");
         println!(
             "  - {} ({} bytes, SHA-256 {})",
-            kernel.version.left, kernel.size.left, kernel.digest.left
+            printable(&kernel.version.left),
+            kernel.size.left,
+            kernel.digest.left
         );
         println!(
             "  + {} ({} bytes, SHA-256 {})",
-            kernel.version.right, kernel.size.right, kernel.digest.right
+            printable(&kernel.version.right),
+            kernel.size.right,
+            kernel.digest.right
         );
     }
     if let Some(line) = &differences.command_line {
@@ -85,7 +91,8 @@ fn print_for_people(differences: &Differences) {
     for ramdisk in &differences.ramdisks {
         println!("Ramdisk {}:", ramdisk.number);
         for file in ramdisk.files.iter().take(SHOWN) {
-            println!("  /{}: {}", file.path.display(), file.change);
+            let line = format!("/{}: {}", file.path.display(), file.change);
+            println!("  {}", printable(&line));
         }
         if ramdisk.files.len() > SHOWN {
             println!(
@@ -106,21 +113,7 @@ fn print_for_people(differences: &Differences) {
     if !differences.unmeasured.is_empty() {
         println!("Not measured:");
         for line in &differences.unmeasured {
-            println!("  {line}");
+            println!("  {}", printable(line));
         }
     }
-}
-
-/// Text from an image, without what would move a terminal's cursor.
-fn printable(line: &str) -> String {
-    line.chars()
-        .flat_map(|character| {
-            let escaped: Vec<char> = if character.is_control() {
-                character.escape_default().collect()
-            } else {
-                vec![character]
-            };
-            escaped
-        })
-        .collect()
 }

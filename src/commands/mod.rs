@@ -82,7 +82,13 @@ impl Command {
     pub(crate) fn only_prints(&self) -> bool {
         matches!(
             self,
-            Command::Describe(_) | Command::Policy(_) | Command::Verify(_) | Command::Inspect(_)
+            Command::Describe(_)
+                | Command::Diff(_)
+                | Command::Sbom(_)
+                | Command::VerifyImage(_)
+                | Command::Policy(_)
+                | Command::Verify(_)
+                | Command::Inspect(_)
         )
     }
 }

@@ -13,6 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use crate::files;
+use crate::text::printable;
 
 const MAX_AUTHORITIES_BYTES: u64 = 1 << 20;
 
@@ -42,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(Ok(verified)) => {
             println!("The signature holds.");
             println!("  PCR8        {}", verified.pcr8);
-            println!("  signer      {}", verified.signer.subject_name);
+            println!("  signer      {}", printable(&verified.signer.subject_name));
             println!(
                 "  valid       {} to {}",
                 verified.signer.not_before, verified.signer.not_after
@@ -55,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Err(reason)) => {
-            println!("Refused: {reason}");
+            println!("Refused: {}", printable(&reason));
             ExitCode::from(1)
         }
         Err(error) => {

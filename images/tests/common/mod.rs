@@ -41,6 +41,43 @@ pub(crate) fn static_elf(payload: &[u8]) -> Vec<u8> {
     elf(62, &[(1, 0, 0, 120)], payload)
 }
 
+/// A program or library that its loader has to complete: loaded at 0x1000 from offset 0; behind the headers its strings
+/// and the table of what it needs.
+pub(crate) fn dynamic_elf(
+    loader: Option<&str>,
+    needed: &[&str],
+    rpath: Option<&str>,
+    runpath: Option<&str>,
+) -> Vec<u8> {
+    let segments = 2 + usize::from(loader.is_some());
+    let start = (64 + segments * 56) as u64;
+    let mut strings = vec![0];
+    let mut put = |text: &str| {
+        let at = strings.len() as u64;
+        strings.extend_from_slice(text.as_bytes());
+        strings.push(0);
+        at
+    };
+    let loader = loader.map(|loader| (put(loader), loader.len() as u64 + 1));
+    let mut table: Vec<(u64, u64)> = needed.iter().map(|name| (1, put(name))).collect();
+    table.extend(rpath.map(|folders| (15, put(folders))));
+    table.extend(runpath.map(|folders| (29, put(folders))));
+    table.extend([(5, 0x1000 + start), (0, 0)]);
+    strings.resize(strings.len().next_multiple_of(8), 0);
+    let table_at = start + strings.len() as u64;
+    for (tag, value) in &table {
+        strings.extend_from_slice(&tag.to_le_bytes());
+        strings.extend_from_slice(&value.to_le_bytes());
+    }
+    let length = start + strings.len() as u64;
+    let mut segments = vec![
+        (1, 0, 0x1000, length),
+        (2, table_at, 0, 16 * table.len() as u64),
+    ];
+    segments.extend(loader.map(|(at, bytes)| (3, start + at, 0, bytes)));
+    elf(62, &segments, &strings)
+}
+
 pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
