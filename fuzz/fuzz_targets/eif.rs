@@ -2,7 +2,9 @@
 //! of its own.
 #![no_main]
 
+use anchorhold_images::diff::diff;
 use anchorhold_images::eif::{CRC_OFFSET, HEADER_BYTES, checksum};
+use anchorhold_images::sbom::sbom;
 use anchorhold_images::{Limits, Unmeasured};
 use libfuzzer_sys::fuzz_target;
 
@@ -38,5 +40,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(image) = unmeasured.measure() {
         assert!(!image.measurements().pcr0.is_zero());
         let _ = image.describe();
+        let _ = sbom(&image, None);
+        let differences = diff(&image, &image);
+        assert!(differences.is_ok_and(|differences| differences.same_measurements()));
     }
 });

@@ -207,6 +207,19 @@ pub enum BuildError {
         /// What is wrong.
         source: ElfError,
     },
+    /// A script, which another program runs.
+    #[error(
+        "the {what} {} is a script, which {interpreter} runs: pack both together, as a folder (--root) or as a container \
+         image (--container)", .path.display()
+    )]
+    Script {
+        /// `program` or `runtime`.
+        what: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// What its first line names.
+        interpreter: String,
+    },
     /// A program that needs other files.
     #[error(
         "the {what} {} is dynamic: it is loaded by {} and needs {}. Build it static (Rust: -C target-feature=+crt-static; \
@@ -622,11 +635,28 @@ fn static_program(what: &'static str, file: &Path) -> Result<Program, BuildError
 
 fn program(what: &'static str, file: &Path) -> Result<Program, BuildError> {
     let storage = regular(what, file)?;
-    Program::read(&storage).map_err(|source| BuildError::Program {
-        what,
-        path: file.into(),
-        source,
+    Program::read(&storage).map_err(|source| match (script(&storage), source) {
+        (Some(interpreter), ElfError::NotElf) => BuildError::Script {
+            what,
+            path: file.into(),
+            interpreter,
+        },
+        (_, source) => BuildError::Program {
+            what,
+            path: file.into(),
+            source,
+        },
     })
+}
+
+/// What runs a script, by its first line.
+fn script(storage: &Storage) -> Option<String> {
+    let start = storage.read(0, storage.len().min(256)).ok()?;
+    let line = start
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    Some(String::from_utf8_lossy(line).trim().to_owned())
 }
 
 fn require_static(what: &'static str, file: &Path, program: Program) -> Result<(), BuildError> {

@@ -265,7 +265,7 @@ pub enum FormatError {
         /// The size in the header's table.
         table: u64,
     },
-    /// A section without data.
+    /// A section without data, where there must be some.
     #[error("section {index} ({kind}) is empty")]
     EmptySection {
         /// The section, counted from 0.
@@ -452,7 +452,8 @@ pub fn parse_section(
             table: entry.size,
         });
     }
-    if size == 0 {
+    // AWS's library writes an empty command line where it was given none.
+    if size == 0 && kind != SectionKind::CommandLine {
         return Err(FormatError::EmptySection { index, kind });
     }
     if size > kind.limit() {

@@ -377,7 +377,7 @@ fn what_is_no_program_for_an_enclave_is_refused() {
         bytes
     };
     for (bytes, message) in [
-        (b"#!/bin/sh\n".to_vec(), "no ELF file"),
+        (b"echo\n".to_vec(), "no ELF file"),
         (Vec::new(), "no ELF file"),
         (change(0, 0), "no ELF file"),
         (change(4, 1), "no 64-bit"),
@@ -403,6 +403,18 @@ fn what_is_no_program_for_an_enclave_is_refused() {
             "{error:?}"
         );
         assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn a_script_is_refused_with_what_runs_it_and_how_to_pack_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = program_options(dir.path());
+    let text = "#!/usr/bin/env python3\nprint()\n";
+    write(&dir.path().join("program"), text, 0o755);
+    let said = refusal(&options).to_string();
+    for part in ["/usr/bin/env python3", "--root", "--container"] {
+        assert!(said.contains(part), "{said}");
     }
 }
 

@@ -286,8 +286,11 @@ fn a_size_that_differs_from_the_table_is_refused() {
 }
 
 #[test]
-fn empty_sections_are_refused() {
+fn empty_sections_are_refused_but_for_the_command_line() {
     let mut sections = sections();
+    sections[1].1.clear();
+    let bytes = image(&sections);
+    assert_eq!(open(bytes).unwrap().command_line(), "");
     sections[0].1.clear();
     let error = open(image(&sections)).unwrap_err();
     let ImageError::Format { source, .. } = error else {

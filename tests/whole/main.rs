@@ -7,4 +7,5 @@ mod common;
 mod cards;
 mod conformance;
 mod contract;
+mod images;
 mod verify;
