@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{self, Poll};
 
+use anchorhold_images::Ramdisk;
 use anyhow::Context as _;
 
 /// Where input comes from: a file, or `-` for standard input.
@@ -31,6 +32,24 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
         path.display()
     );
     Ok(bytes)
+}
+
+/// A small text file of an image, found without reading all of its ramdisks.
+pub(crate) fn file_in(ramdisks: &[Ramdisk], path: &str) -> anyhow::Result<Option<String>> {
+    const LARGEST: u64 = 1 << 20;
+    // Entries of a ramdisk are in order, and the application's is the last one.
+    for ramdisk in ramdisks.iter().rev() {
+        let mut entries = ramdisk.entries(anchorhold_images::Limits::default())?;
+        while let Some(entry) = entries.next_entry()? {
+            if Path::new("/").join(&entry.path) != Path::new(path) {
+                continue;
+            }
+            let mut text = String::new();
+            (&mut entries).take(LARGEST).read_to_string(&mut text)?;
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
 }
 
 /// Output that becomes visible under its name only by [`Output::commit`]; what

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod client;
+pub mod doctor;
 pub mod lifecycle;
 pub mod nitro;
 pub mod qemu;
@@ -332,9 +333,10 @@ impl Enclave {
     }
 }
 
-/// Resources where neither the launch nor the image says anything.
-const DEFAULT_MEMORY_MIB: u32 = 256;
-const DEFAULT_CPUS: u32 = 1;
+/// Memory where neither the launch nor the image says anything.
+pub const DEFAULT_MEMORY_MIB: u32 = 256;
+/// Processors where neither the launch nor the image says anything.
+pub const DEFAULT_CPUS: u32 = 1;
 
 /// Starts an image, attested by a simulated NSM under `root`, or by the Nitro card on the nitro backend. Returns when its `/init`
 /// runs (on the sandbox backend), its kernel (on the qemu backend), or the hypervisor has started it.

@@ -6,11 +6,13 @@ mod call;
 mod conformance;
 mod describe;
 mod diff;
+mod doctor;
 mod init;
 mod inspect;
 mod kms;
 mod logs;
 pub(crate) mod open;
+mod plan;
 pub(crate) mod policy;
 mod ps;
 mod run;
@@ -47,6 +49,10 @@ pub(crate) enum Command {
     VerifyImage(verify_image::Arguments),
     /// Print key policy statements that admit this image alone
     Policy(policy::Arguments),
+    /// Look whether this host can run enclaves, and say what to do where it cannot
+    Doctor(doctor::Arguments),
+    /// Say what a start of an image would take of this host
+    Plan(plan::Arguments),
     /// Start an enclave from an image; returns once it serves
     Run(run::Arguments),
     /// List enclaves
@@ -104,6 +110,8 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Build(arguments) => build::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Describe(arguments) => describe::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Policy(arguments) => policy::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Logs(arguments) => logs::run(&arguments).map(|()| ExitCode::SUCCESS),

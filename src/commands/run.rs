@@ -1,8 +1,7 @@
 //! `anchorhold run`: starts an enclave and returns once it serves.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anchorhold_images::Unmeasured;
@@ -15,6 +14,7 @@ use anchorhold_parent::{Backend, Isolation};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
+use crate::files::file_in;
 use crate::key_service::pair;
 
 #[derive(Args)]
@@ -65,7 +65,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum BackendArgument {
+pub(super) enum BackendArgument {
     /// The best that this machine has: nitro on a host of Nitro enclaves, else qemu for an image with a kernel where there is
     /// QEMU 10.1, else sandbox
     Auto,
@@ -145,8 +145,10 @@ fn print_serving(state: &State, reach: &str) {
 fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<String>)> {
     let image = Unmeasured::open(&arguments.image)
         .with_context(|| format!("cannot run {}", arguments.image.display()))?;
-    let manifest =
-        manifest(&image).with_context(|| format!("cannot run {}", arguments.image.display()))?;
+    // It only says what this host is asked to let through. The supervisor measures the whole image before anything of it runs.
+    let manifest = file_in(&image.ramdisks(), MANIFEST_PATH)
+        .and_then(|text| text.map(|text| Ok(Manifest::parse(&text)?)).transpose())
+        .with_context(|| format!("cannot run {}", arguments.image.display()))?;
 
     let mut allowlist = Allowlist::nothing();
     for target in &arguments.allow {
@@ -205,24 +207,4 @@ fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<St
     options.secrets = secrets;
     options.record.clone_from(&arguments.record);
     Ok((options, why))
-}
-
-/// The manifest in the image's ramdisks, found without reading all of them: it
-/// only says what this host is asked to let through. The supervisor measures
-/// the whole image before anything of it runs.
-fn manifest(image: &Unmeasured) -> anyhow::Result<Option<Manifest>> {
-    const LARGEST: u64 = 1 << 20;
-    // Entries of a ramdisk are in order, and the application's is the last one.
-    for ramdisk in image.ramdisks().iter().rev() {
-        let mut entries = ramdisk.entries(anchorhold_images::Limits::default())?;
-        while let Some(entry) = entries.next_entry()? {
-            if Path::new("/").join(&entry.path) != Path::new(MANIFEST_PATH) {
-                continue;
-            }
-            let mut text = String::new();
-            (&mut entries).take(LARGEST).read_to_string(&mut text)?;
-            return Ok(Some(Manifest::parse(&text)?));
-        }
-    }
-    Ok(None)
 }

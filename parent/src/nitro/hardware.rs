@@ -189,12 +189,12 @@ fn cpu_list(text: &str) -> Option<Vec<u32>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// A tree as `/sys` of an instance with two nodes, four CPUs each, two threads a core, CPUs 2, 3, 6 and 7 in the pool.
-    pub(in crate::nitro) fn tree() -> tempfile::TempDir {
+    pub(crate) fn tree() -> tempfile::TempDir {
         let sys = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = sys.path().join(path);

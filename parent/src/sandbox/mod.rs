@@ -383,6 +383,85 @@ impl fmt::Debug for Enclave {
     }
 }
 
+/// Starts a sandbox with a program that ends at once, to see whether that works here.
+pub fn try_out() -> Result<LaunchReport, StartError> {
+    let nsm_error =
+        |error| StartError::Nsm(Box::new(error) as Box<dyn std::error::Error + Send + Sync>);
+    let folder = tempfile::tempdir().map_err(|error| StartError::Directory {
+        path: std::env::temp_dir(),
+        doing: "making a folder in it",
+        error,
+    })?;
+    let init = Entry::new(b"/init", 0o755, 0, 0, Content::File(program_that_ends()))
+        .expect("the path holds no zero byte");
+    let mut enclave = start(Start {
+        cid: 16,
+        memory_mib: 32,
+        cpus: 1,
+        directory: folder.path().join("enclave"),
+        isolation: Isolation::Namespaces,
+        entries: vec![init],
+        nsm: Box::new(move || {
+            let root = anchorhold_simulator::DevelopmentRoot::generate()
+                .map_err(|error| StartError::Nsm(error.into()))?;
+            Nsm::new(
+                &root,
+                anchorhold_simulator::NsmConfig::default(),
+                std::time::SystemTime::now(),
+            )
+            .map_err(nsm_error)
+        }),
+    })?;
+    let report = enclave.report().clone();
+    // It cannot fail: the supervisor's thread says how it ended.
+    let _ = enclave.wait();
+    Ok(report)
+}
+
+/// The smallest static program: an ELF header, one segment, and `exit(0)`.
+fn program_that_ends() -> Vec<u8> {
+    #[cfg(target_arch = "x86_64")]
+    const CODE: (u16, &[u8]) = (
+        62,
+        // mov eax, 60; xor edi, edi; syscall
+        &[0xB8, 60, 0, 0, 0, 0x31, 0xFF, 0x0F, 0x05],
+    );
+    #[cfg(target_arch = "aarch64")]
+    const CODE: (u16, &[u8]) = (
+        183,
+        // mov x8, #93; mov x0, #0; svc #0
+        &[0xA8, 0x0B, 0x80, 0xD2, 0, 0, 0x80, 0xD2, 1, 0, 0, 0xD4],
+    );
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let (machine, code) = CODE;
+    let length = HEADERS + code.len() as u64;
+    let mut elf = b"\x7FELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    // Executable, for this machine, version 1.
+    for half in [2, machine] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes());
+    // Entry; program headers at 64; no sections.
+    for word in [BASE + HEADERS, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    // One segment to be loaded, readable and executable: the whole file.
+    for word in [1u32, 5] {
+        elf.extend(word.to_le_bytes());
+    }
+    for word in [0, BASE, BASE, length, length, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}
+
 /// Connects to a port of the enclave whose folder this is, from whatever process of the same user.
 pub fn connect(directory: &Path, port: u32) -> io::Result<UnixStream> {
     use std::io::{Read, Write};
