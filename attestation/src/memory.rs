@@ -23,8 +23,10 @@ pub(crate) struct ChainMemory {
 #[derive(Debug, Default)]
 struct Chains {
     by_key: BTreeMap<Key, Remembered>,
-    /// Counts recollections, so that the chain which nobody asked for the longest can be told.
+    /// Counts what was asked, so that the chain which nobody asked for the longest can be told.
     clock: u64,
+    /// How often a chain was there.
+    recalled: u64,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,10 @@ impl ChainMemory {
 
     pub(crate) fn len(&self) -> usize {
         self.chains().by_key.len()
+    }
+
+    pub(crate) fn recalled(&self) -> u64 {
+        self.chains().recalled
     }
 
     /// The document's chain as it was verified before, if it is valid at the second `at`; otherwise
@@ -76,6 +82,7 @@ impl Chains {
             return None;
         }
         self.clock += 1;
+        self.recalled += 1;
         remembered.last_asked = self.clock;
         Some(Arc::clone(&remembered.chain))
     }

@@ -151,6 +151,11 @@ impl Verifier {
         self.memory.as_ref().map_or(0, ChainMemory::len)
     }
 
+    /// For how many documents, since the verifier was made, the chain was remembered.
+    pub fn recalled(&self) -> u64 {
+        self.memory.as_ref().map_or(0, ChainMemory::recalled)
+    }
+
     /// Verifies one document: chain, validity, signature, freshness.
     pub fn verify(&self, document: &Unverified, time: Time) -> Result<Verified, VerifyError> {
         verify(

@@ -141,6 +141,14 @@ impl AuditLog {
         Ok(())
     }
 
+    /// Bytes in the file.
+    pub(crate) fn length(&self) -> u64 {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .length
+    }
+
     /// Asks the disk to keep what was written.
     pub(crate) fn sync(&self) -> Result<(), AuditError> {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,9 +20,34 @@
 //! allow_debug = false
 //!
 //! [limits]
-//! max_connections = 1024
+//! max_connections = 1024                 # beyond, a connection that has nothing running makes room
 //! request_seconds = 30                   # for one request to arrive and be answered
 //! idle_seconds = 60                      # for the next request on a connection to begin
+//! drain_seconds = 10                     # for running requests at SIGTERM
+//!
+//! [root_key]                             # one of; none: the file root.key in the state folder
+//! # file = "/etc/anchorhold-kms/root.key"
+//! # passphrase_file = "passphrase"       # or passphrase_fd = 3, or passphrase_credential = "name" (systemd)
+//! # argon2_memory_kib = 262144           # for a new store: memory, passes and lanes of Argon2id
+//! # argon2_passes = 3
+//! # argon2_lanes = 4
+//! # [root_key.token]                     # a key in a PKCS#11 token
+//! # module = "/usr/lib/softhsm/libsofthsm2.so"
+//! # token = "label"
+//! # key = "label"                        # an AES key, or an RSA key pair
+//! # pin_file = "pin"                     # or pin_fd, or pin_credential
+//!
+//! [metrics]
+//! listen = "127.0.0.1:9464"              # /metrics, /healthz and /readyz in plain HTTP; none without this
+//!
+//! [quotas]                               # requests a second of each account; what is absent is not limited
+//! # symmetric = 10000                    # cryptographic operations by the kind of key, together
+//! # rsa = 1000
+//! # ecc = 1000
+//! # ml_dsa = 1000
+//! # management = 15                      # each other operation by itself
+//! # [quotas.operations]                  # operations with a quota of their own
+//! # CreateKey = 5
 //!
 //! [[principals]]
 //! arn = "arn:aws:iam::111122223333:user/owner"   # or …:root, or arn:aws:sts::…:assumed-role/R/S
@@ -33,11 +58,18 @@
 //! policies = ["owner.json"]                      # identity policies
 //! ```
 
+mod root_key;
+
+pub use crate::quota::Quotas;
+pub use root_key::{Argon2Cost, RootKey, SecretSource, TokenKey};
+
 use crate::clock::{Clock, SystemClock};
 use crate::identity::Identity;
 use crate::policy::{IdentityPolicy, Kind, Policy, PolicyError, Principal};
 use anchorhold_attestation::{Anchor, AnchorError};
+use root_key::RootKeyTable;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -69,6 +101,12 @@ pub struct Config {
     pub allow_debug: bool,
     /// Bounds for connections.
     pub limits: Limits,
+    /// What unlocks the store.
+    pub root_key: RootKey,
+    /// Where health and metrics are served. `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Requests a second of each account.
+    pub quotas: Quotas,
     /// Who may call.
     pub identities: Vec<Identity>,
     /// The time.
@@ -205,6 +243,17 @@ pub enum ConfigError {
     /// A Region that cannot stand in an ARN.
     #[error("{0:?} is not a Region's name")]
     Region(String),
+    /// Not one source of the root key.
+    #[error(
+        "{0}: [root_key] takes one of file, passphrase_file, passphrase_fd, passphrase_credential and [root_key.token], and a token one of pin_file, pin_fd and pin_credential"
+    )]
+    RootKey(PathBuf),
+    /// A passphrase that would be stretched too little or too much.
+    #[error("{0}: Argon2id takes 8192 to 4194304 KiB, 1 to 64 passes and 1 to 16 lanes here")]
+    Argon2(PathBuf),
+    /// A quota for what is no operation.
+    #[error("[quotas.operations]: AWS KMS has no operation {0:?}")]
+    Operation(String),
     /// A limit of zero.
     #[error("{0} must not be zero")]
     Zero(&'static str),
@@ -224,6 +273,11 @@ struct File {
     attestation: AttestationTable,
     #[serde(default)]
     limits: LimitsTable,
+    #[serde(default)]
+    root_key: RootKeyTable,
+    metrics: Option<MetricsTable>,
+    #[serde(default)]
+    quotas: QuotasTable,
     #[serde(default)]
     principals: Vec<PrincipalTable>,
 }
@@ -261,6 +315,7 @@ struct LimitsTable {
     max_connections: usize,
     request_seconds: u32,
     idle_seconds: u32,
+    drain_seconds: u32,
 }
 
 impl Default for LimitsTable {
@@ -269,8 +324,26 @@ impl Default for LimitsTable {
             max_connections: 1024,
             request_seconds: 30,
             idle_seconds: 60,
+            drain_seconds: 10,
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricsTable {
+    listen: SocketAddr,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct QuotasTable {
+    symmetric: Option<u32>,
+    rsa: Option<u32>,
+    ecc: Option<u32>,
+    ml_dsa: Option<u32>,
+    management: Option<u32>,
+    operations: BTreeMap<String, u32>,
 }
 
 #[derive(Deserialize)]
@@ -329,11 +402,14 @@ impl Config {
             ("max_connections", file.limits.max_connections),
             ("request_seconds", file.limits.request_seconds as usize),
             ("idle_seconds", file.limits.idle_seconds as usize),
+            ("drain_seconds", file.limits.drain_seconds as usize),
         ] {
             if value == 0 {
                 return Err(ConfigError::Zero(name));
             }
         }
+        let root_key = file.root_key.read(path, base)?;
+        let quotas = quotas(file.quotas)?;
         let identities: Result<Vec<_>, _> = file
             .principals
             .into_iter()
@@ -352,8 +428,11 @@ impl Config {
                 max_connections: file.limits.max_connections,
                 request: seconds(file.limits.request_seconds),
                 idle: seconds(file.limits.idle_seconds),
-                ..Limits::default()
+                drain: seconds(file.limits.drain_seconds),
             },
+            root_key,
+            metrics: file.metrics.map(|table| table.listen),
+            quotas,
             identities: identities?,
             clock: Arc::new(SystemClock),
         })
@@ -386,6 +465,9 @@ impl Config {
             max_clock_skew: seconds(60),
             allow_debug: false,
             limits: Limits::default(),
+            root_key: RootKey::InState,
+            metrics: None,
+            quotas: Quotas::default(),
             identities: vec![
                 user(
                     "owner",
@@ -403,6 +485,37 @@ impl Config {
             clock: Arc::new(SystemClock),
         }
     }
+}
+
+fn quotas(table: QuotasTable) -> Result<Quotas, ConfigError> {
+    let given = [
+        ("quotas.symmetric", table.symmetric),
+        ("quotas.rsa", table.rsa),
+        ("quotas.ecc", table.ecc),
+        ("quotas.ml_dsa", table.ml_dsa),
+        ("quotas.management", table.management),
+    ];
+    for (name, quota) in given {
+        if quota == Some(0) {
+            return Err(ConfigError::Zero(name));
+        }
+    }
+    for (operation, quota) in &table.operations {
+        if crate::metrics::known(operation) != operation {
+            return Err(ConfigError::Operation(operation.clone()));
+        }
+        if *quota == 0 {
+            return Err(ConfigError::Zero("a quota in [quotas.operations]"));
+        }
+    }
+    Ok(Quotas {
+        symmetric: table.symmetric,
+        rsa: table.rsa,
+        ecc: table.ecc,
+        ml_dsa: table.ml_dsa,
+        management: table.management,
+        operations: table.operations,
+    })
 }
 
 fn identity(base: &Path, table: PrincipalTable) -> Result<Identity, ConfigError> {
@@ -562,6 +675,15 @@ policies = ["owner.json"]
             "state = \"s\"\nregion = \"us-east-1\"\n".to_owned(),
             "state = \"s\"\nregion = \"US:1\"\nplain_http = true\n".to_owned(),
             format!("{base}[limits]\nmax_connections = 0\n"),
+            format!("{base}[limits]\ndrain_seconds = 0\n"),
+            format!("{base}[quotas]\nrsa = 0\n"),
+            format!("{base}[quotas.operations]\nMakeKey = 1\n"),
+            format!("{base}[metrics]\nlisten = \"nowhere\"\n"),
+            format!("{base}[root_key]\nfile = \"a\"\npassphrase_file = \"b\"\n"),
+            format!("{base}[root_key]\npassphrase = \"in the open\"\n"),
+            format!("{base}[root_key]\npassphrase_fd = 3\nargon2_memory_kib = 16\n"),
+            format!("{base}[root_key]\npassphrase_credential = \"../x\"\n"),
+            format!("{base}[root_key.token]\nmodule = \"m\"\ntoken = \"t\"\nkey = \"k\"\n"),
             format!("{base}[attestation]\nextra_anchors = [\"owner.json\"]\n"),
             format!("{base}[attestation]\nskip = true\n"),
             with("owner.secret", "open.secret"),

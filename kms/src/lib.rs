@@ -13,30 +13,42 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod backup;
 mod ciphertext;
 mod clock;
 pub mod config;
+mod control;
+mod database;
 mod identity;
 mod json;
 mod key_name;
+mod metrics;
+mod monitor;
 mod operations;
 pub mod policy;
+mod quota;
 mod recipient;
 mod refusal;
 pub mod request;
+mod root_key;
 mod sealing;
 mod server;
 mod service;
 mod state;
 mod store;
 mod tls;
+mod token;
 
 pub use audit::AuditError;
+pub use backup::{BackupError, restore};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError};
+pub use control::backup;
 pub use identity::Identity;
+pub use root_key::{RootKeyError, rewrap_store};
 pub use sealing::NoRandomness;
 pub use server::{Running, Service, StartError};
 pub use state::StateError;
 pub use store::StoreError;
 pub use tls::TlsError;
+pub use token::TokenError;

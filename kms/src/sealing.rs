@@ -9,6 +9,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use aws_lc_rs::{hmac, rand};
+use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -63,6 +64,12 @@ impl Secret {
         tag
     }
 
+    /// HMAC-SHA-256 over what comes in pieces.
+    pub(crate) fn begin_mac(&self) -> Mac {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_ref());
+        Mac(hmac::Context::with_key(&key))
+    }
+
     /// Encrypts; `purpose` and `aad` must be the same for [`Secret::open`].
     pub(crate) fn seal(
         &self,
@@ -103,6 +110,26 @@ impl Secret {
             .len();
         buffer.truncate(length);
         Some(buffer)
+    }
+}
+
+/// A MAC in the making.
+pub(crate) struct Mac(hmac::Context);
+
+impl Mac {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        let mut tag = [0; 32];
+        tag.copy_from_slice(self.0.sign().as_ref());
+        tag
+    }
+
+    /// In constant time.
+    pub(crate) fn verify(self, tag: &[u8]) -> bool {
+        self.finish().as_slice().ct_eq(tag).into()
     }
 }
 

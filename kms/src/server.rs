@@ -4,12 +4,17 @@
 
 use crate::audit::{AuditError, AuditLog};
 use crate::config::{Config, Limits, Transport};
+use crate::control::Control;
 use crate::identity::Directory;
+use crate::metrics::Metrics;
+use crate::monitor;
+use crate::quota::QuotaBook;
 use crate::recipient::Rules;
+use crate::root_key::{self, RootKeyError};
 use crate::service::{Answer, Core, Origin, Unread};
 use crate::state::{StateError, StateFolder};
 use crate::store::{Store, StoreError};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Certificates, TlsError};
 use anchorhold_kms_wire::shapes::CONTENT_TYPE;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -19,16 +24,18 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +47,8 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 /// Request line and headers together; hyper takes 100 headers at most.
 const MAX_HEADER_BYTES: usize = 32 << 10;
 const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often the certificate's files are looked at.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 /// After this a connection is closed between two requests, so that none is held for ever.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 
@@ -49,6 +58,9 @@ pub enum StartError {
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// There is no root key, or a wrong one.
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -87,7 +99,10 @@ pub struct Service;
 /// for it.
 pub struct Running {
     address: SocketAddr,
+    monitor: Option<SocketAddr>,
     scheme: &'static str,
+    core: Arc<Core>,
+    certificates: Option<Arc<Certificates>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -106,22 +121,21 @@ impl Service {
         }
         let directory = Directory::new(config.identities).ok_or(StartError::AccessKeyTwice)?;
         let state = StateFolder::open(&config.state)?;
-        let store_path = state.file("store.redb");
-        let store = Store::open(&store_path, &state.root_key(&store_path)?)?;
+        let key = root_key::open(&state, &config.root_key)?;
+        let store = Store::open(&state.file("store.redb"), &key)?;
         let audit = AuditLog::open(&state.file("audit.ndjson"))?;
-        let tls = match &config.transport {
+        let now = config.clock.now();
+        let certificates = match &config.transport {
             Transport::PlainHttp => None,
-            Transport::Tls { certificate, key } => Some(tls::from_files(certificate, key)?),
-            Transport::DevelopmentTls => Some(tls::development(&state, config.clock.now())?),
+            Transport::Tls { certificate, key } => Some(Certificates::open(certificate, key, now)?),
+            Transport::DevelopmentTls => Some(tls::development(&state, now)?),
         };
-        let listen_error = |source| StartError::Listen {
-            address: config.listen,
-            source,
+        let certificates = certificates.map(Arc::new);
+        let (listener, address) = listen(config.listen).await?;
+        let monitor = match config.metrics {
+            None => None,
+            Some(address) => Some(listen(address).await?),
         };
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(listen_error)?;
-        let address = listener.local_addr().map_err(listen_error)?;
         let core = Arc::new(Core {
             region: config.region,
             store,
@@ -134,48 +148,76 @@ impl Service {
             directory,
             audit,
             clock: config.clock,
+            quotas: QuotaBook::new(config.quotas),
+            metrics: Metrics::new(),
+            audit_fails: AtomicBool::new(false),
         });
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let (stop, stopped) = watch::channel(false);
-        let acceptor = tls.map(TlsAcceptor::from);
-        let server = Server {
-            core,
-            acceptor,
-            limits: config.limits,
-            stopped,
+        let scheme = if certificates.is_some() {
+            "https"
+        } else {
+            "http"
         };
+        let (stop, stopped) = watch::channel(false);
+        let server = Server {
+            core: Arc::clone(&core),
+            certificates: certificates.clone(),
+            limits: config.limits,
+            stopped: stopped.clone(),
+        };
+        let control = Control::open(&config.state, Arc::downgrade(&core), key)?;
+        let monitor_address = monitor.as_ref().map(|(_, address)| *address);
+        let for_task = (Arc::clone(&core), certificates.clone());
         let task = tokio::spawn(async move {
-            let core = Arc::clone(&server.core);
+            let (core, certificates) = for_task;
+            let monitor = monitor.map(|(listener, _)| {
+                tokio::spawn(monitor::serve(listener, Arc::downgrade(&core), stopped))
+            });
+            let looking = certificates
+                .map(|certificates| tokio::spawn(look_after(certificates, Arc::downgrade(&core))));
             server.accept(listener).await;
+            // To its end it says that the service is not ready.
+            for helper in [monitor, looking].into_iter().flatten() {
+                helper.abort();
+                let _ = helper.await;
+            }
             if let Err(error) = core.audit.sync() {
                 tracing::error!(%error, "the audit log could not be synced");
             }
             // Only now may another service take the folder.
+            drop(control);
             drop(core);
             drop(state);
         });
         tracing::info!(%address, scheme, "the key service is listening");
         Ok(Running {
             address,
+            monitor: monitor_address,
             scheme,
+            core,
+            certificates,
             stop,
             task,
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets running requests end. `ready` is called once the
-    /// service is up.
+    /// Serves until SIGTERM or SIGINT, then lets running requests end. SIGHUP has the certificate read
+    /// anew. `ready` is called once the service is up.
     ///
     /// # Errors
     /// As [`Service::start`].
     pub async fn serve(config: Config, ready: impl FnOnce(&Running)) -> Result<(), StartError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+        let mut hang_up = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
         let running = Self::start(config).await?;
         ready(&running);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                // What went wrong is in the log.
+                _ = hang_up.recv() => drop(running.reload_certificates()),
+            }
         }
         running.shutdown().await;
         Ok(())
@@ -201,20 +243,72 @@ impl Running {
         format!("{}://{address}", self.scheme)
     }
 
+    /// Where health and metrics are, if configured.
+    pub fn monitor_addr(&self) -> Option<SocketAddr> {
+        self.monitor
+    }
+
+    /// Reads the certificate's files anew, for new connections. Without TLS there is nothing to do.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the old certificate stays in use.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        match &self.certificates {
+            None => Ok(()),
+            Some(certificates) => reload(certificates, &self.core),
+        }
+    }
+
     /// Takes no more connections, lets running requests end (for [`Limits::drain`] at most), and
     /// closes the store.
     pub async fn shutdown(self) {
+        let Self {
+            core, stop, task, ..
+        } = self;
+        // The task holds the folder to its end, and with it the store.
+        drop(core);
         // The task may have ended by itself; then there is nobody to tell.
-        let _ = self.stop.send(true);
-        if let Err(error) = self.task.await {
+        let _ = stop.send(true);
+        if let Err(error) = task.await {
             tracing::error!(%error, "the key service did not end cleanly");
         }
     }
 }
 
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Reads the certificate anew whenever its files have changed.
+async fn look_after(certificates: Arc<Certificates>, core: Weak<Core>) {
+    loop {
+        sleep(CERTIFICATE_LOOK).await;
+        let Some(core) = core.upgrade() else { return };
+        if certificates.have_changed() {
+            // What went wrong is in the log.
+            let _ = reload(&certificates, &core);
+        }
+    }
+}
+
+fn reload(certificates: &Certificates, core: &Core) -> Result<(), TlsError> {
+    let outcome = certificates.reload(core.clock.now());
+    match &outcome {
+        Ok(()) => tracing::info!("the TLS certificate was read anew"),
+        Err(error) => {
+            tracing::error!(%error, "the new TLS certificate cannot be used; the old one stays");
+        }
+    }
+    core.metrics.reload(outcome.is_ok());
+    outcome
+}
+
 struct Server {
     core: Arc<Core>,
-    acceptor: Option<TlsAcceptor>,
+    certificates: Option<Arc<Certificates>>,
     limits: Limits,
     stopped: watch::Receiver<bool>,
 }
@@ -222,43 +316,55 @@ struct Server {
 impl Server {
     async fn accept(self, listener: TcpListener) {
         let permits = Arc::new(Semaphore::new(self.limits.max_connections));
+        let seats = Arc::new(Seats::default());
         let mut stopped = self.stopped.clone();
         let mut connections = JoinSet::new();
         loop {
-            let permit = tokio::select! {
-                permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = stop(&mut stopped) => break,
-            };
-            let Ok(permit) = permit else { break };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stop(&mut stopped) => break,
             };
             // Those that have ended are forgotten here, so that the set stays small.
             while connections.try_join_next().is_some() {}
-            match accepted {
-                Ok((stream, peer)) => {
-                    let connection = Connection {
-                        core: Arc::clone(&self.core),
-                        limits: self.limits,
-                        origin: Origin {
-                            address: peer.ip(),
-                            is_tls: self.acceptor.is_some(),
-                        },
-                        stopped: self.stopped.clone(),
-                    };
-                    let acceptor = self.acceptor.clone();
-                    connections.spawn(async move {
-                        connection.serve(stream, acceptor).await;
-                        drop(permit);
-                    });
-                }
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, for instance: pause, rather than spin.
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(Duration::from_millis(100)).await;
+                    continue;
                 }
-            }
+            };
+            let permit = if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+                permit
+            } else {
+                // Whoever has nothing to say makes room, so that idle connections cannot keep
+                // others out.
+                if seats.displace() {
+                    self.core.metrics.connection("displaced");
+                }
+                let permit = tokio::select! {
+                    permit = Arc::clone(&permits).acquire_owned() => permit,
+                    () = stop(&mut stopped) => break,
+                };
+                let Ok(permit) = permit else { break };
+                permit
+            };
+            let connection = Connection {
+                core: Arc::clone(&self.core),
+                limits: self.limits,
+                origin: Origin {
+                    address: peer.ip(),
+                    is_tls: self.certificates.is_some(),
+                },
+                stopped: self.stopped.clone(),
+                seat: seats.take(),
+            };
+            let tls = self.certificates.as_ref().map(|c| c.current());
+            connections.spawn(async move {
+                connection.serve(stream, tls.map(TlsAcceptor::from)).await;
+                drop(permit);
+            });
         }
         drop(listener);
         let drained = timeout(self.limits.drain, async {
@@ -280,25 +386,116 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
+/// Who is connected, oldest first.
+#[derive(Default)]
+struct Seats {
+    next: AtomicU64,
+    taken: Mutex<BTreeMap<u64, Arc<Occupant>>>,
+}
+
+#[derive(Default)]
+struct Occupant {
+    leave: Notify,
+    /// Whether it was told to leave.
+    is_told: AtomicBool,
+    /// Requests that it is waiting for.
+    running: AtomicUsize,
+    /// Requests that were answered.
+    answered: AtomicUsize,
+}
+
+struct Seat {
+    seats: Arc<Seats>,
+    number: u64,
+    occupant: Arc<Occupant>,
+}
+
+impl Seats {
+    fn take(self: &Arc<Self>) -> Seat {
+        let occupant = Arc::new(Occupant::default());
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, Arc::clone(&occupant));
+        Seat {
+            seats: Arc::clone(self),
+            number,
+            occupant,
+        }
+    }
+
+    /// Asks one connection to leave: the oldest that never brought a whole request, else the oldest
+    /// that has none running. `false` where all are at work.
+    fn displace(&self) -> bool {
+        let taken = self.lock();
+        let idle = || {
+            taken.values().filter(|occupant| {
+                occupant.running.load(Ordering::Acquire) == 0
+                    && !occupant.is_told.load(Ordering::Acquire)
+            })
+        };
+        let chosen = idle()
+            .find(|occupant| occupant.answered.load(Ordering::Acquire) == 0)
+            .or_else(|| idle().next());
+        if let Some(occupant) = chosen {
+            occupant.is_told.store(true, Ordering::Release);
+            occupant.leave.notify_one();
+        }
+        chosen.is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Occupant>>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.lock().remove(&self.number);
+    }
+}
+
+/// Counts an open connection for as long as it lives.
+struct Counted(Arc<Core>);
+
+impl Counted {
+    fn new(core: &Arc<Core>) -> Self {
+        core.metrics.connections.inc();
+        core.metrics.connection("accepted");
+        Self(Arc::clone(core))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
+}
+
 struct Connection {
     core: Arc<Core>,
     limits: Limits,
     origin: Origin,
     stopped: watch::Receiver<bool>,
+    seat: Seat,
 }
 
 impl Connection {
     async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        let _counted = Counted::new(&self.core);
         // Answers are single small writes; waiting to fill a packet would only cost time.
         let _ = stream.set_nodelay(true);
-        match acceptor {
-            None => self.serve_http(stream).await,
-            Some(acceptor) => match timeout(TLS_HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => self.serve_http(stream).await,
-                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                Err(_) => tracing::debug!("TLS handshake took too long"),
-            },
+        let Some(acceptor) = acceptor else {
+            return self.serve_http(stream).await;
+        };
+        let handshake = tokio::select! {
+            handshake = timeout(TLS_HANDSHAKE, acceptor.accept(stream)) => handshake,
+            () = self.seat.occupant.leave.notified() => return,
+        };
+        match handshake {
+            Ok(Ok(stream)) => return self.serve_http(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake took too long"),
         }
+        self.core.metrics.connection("handshake failed");
     }
 
     async fn serve_http<S>(self, stream: S)
@@ -310,10 +507,16 @@ impl Connection {
             limits,
             origin,
             mut stopped,
+            seat,
         } = self;
+        let occupant = Arc::clone(&seat.occupant);
         let service = service_fn(move |request| {
             let core = Arc::clone(&core);
-            async move { Ok::<_, Infallible>(respond(core, limits, origin, request).await) }
+            let occupant = Arc::clone(&occupant);
+            async move {
+                let response = respond(core, limits, origin, &occupant, request).await;
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -326,9 +529,16 @@ impl Connection {
             ended = connection.as_mut() => Some(ended),
             () = sleep(MAX_CONNECTION_AGE) => None,
             () = stop(&mut stopped) => None,
+            () = seat.occupant.leave.notified() => None,
         };
         let ended = match ended {
             Some(ended) => ended,
+            // It was idle when it was told; whoever has begun a request since may bring it to its end.
+            None if seat.occupant.is_told.load(Ordering::Acquire)
+                && seat.occupant.running.load(Ordering::Acquire) == 0 =>
+            {
+                Ok(())
+            }
             None => {
                 connection.as_mut().graceful_shutdown();
                 let rest = timeout(limits.drain.max(limits.request), connection).await;
@@ -345,12 +555,16 @@ async fn respond(
     core: Arc<Core>,
     limits: Limits,
     origin: Origin,
+    occupant: &Occupant,
     request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let body = timeout(limits.request, collect(body))
         .await
         .unwrap_or(Err(Unread::TooSlow));
+    // Only now: whoever never ends its body has nothing running.
+    let _running = RunningRequest::new(occupant);
+    let began = Instant::now();
     let prepared = core.prepare(
         &parts,
         body.as_ref().map(|b| b.as_slice()).map_err(|e| *e),
@@ -358,11 +572,11 @@ async fn respond(
     );
     drop(body);
     let answer = if prepared.is_slow() {
-        let task = tokio::task::spawn_blocking(move || core.conclude(prepared));
+        let task = tokio::task::spawn_blocking(move || core.conclude(prepared, began));
         // It fails only by a panic or the end of the runtime; either way there is no answer.
         task.await.ok()
     } else {
-        Some(core.conclude(prepared))
+        Some(core.conclude(prepared, began))
     };
     match answer {
         Some(answer) => into_response(answer),
@@ -371,6 +585,22 @@ async fn respond(
             *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
             response
         }
+    }
+}
+
+struct RunningRequest<'a>(&'a Occupant);
+
+impl<'a> RunningRequest<'a> {
+    fn new(occupant: &'a Occupant) -> Self {
+        occupant.running.fetch_add(1, Ordering::AcqRel);
+        Self(occupant)
+    }
+}
+
+impl Drop for RunningRequest<'_> {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::AcqRel);
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -422,4 +652,30 @@ fn into_response(answer: Answer) -> Response<Full<Bytes>> {
         headers.insert("x-amzn-errortype", HeaderValue::from_static(error));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_told(seat: &Seat) -> bool {
+        seat.occupant.is_told.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn whoever_never_said_anything_leaves_first_and_whoever_is_at_work_stays() {
+        let seats = Arc::new(Seats::default());
+        let (useful, at_work, silent) = (seats.take(), seats.take(), seats.take());
+        drop(RunningRequest::new(&useful.occupant));
+        let running = RunningRequest::new(&at_work.occupant);
+        assert!(seats.displace());
+        assert!(is_told(&silent) && !is_told(&useful) && !is_told(&at_work));
+        assert!(seats.displace());
+        assert!(is_told(&useful) && !is_told(&at_work));
+        assert!(!seats.displace());
+        drop(running);
+        assert!(seats.displace() && is_told(&at_work));
+        drop((useful, at_work, silent));
+        assert!(seats.lock().is_empty());
+    }
 }

@@ -6,8 +6,10 @@
 use crate::audit::AuditLog;
 use crate::clock::Clock;
 use crate::identity::{Caller, Directory};
+use crate::metrics::{self, Metrics, RequestOutcome};
 use crate::operations::{Call, Note};
 use crate::policy::PrincipalKind;
+use crate::quota::QuotaBook;
 use crate::recipient::Rules;
 use crate::refusal::Refusal;
 use crate::request::{Request, RequestError, operation_name};
@@ -18,7 +20,8 @@ use http::{Method, StatusCode, request::Parts};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -30,6 +33,10 @@ pub(crate) struct Core {
     pub(crate) directory: Directory,
     pub(crate) audit: AuditLog,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) quotas: QuotaBook,
+    pub(crate) metrics: Metrics,
+    /// Whether the last line of the audit log could not be written.
+    pub(crate) audit_fails: AtomicBool,
 }
 
 /// Where a request came from.
@@ -106,8 +113,8 @@ impl Core {
         Prepared { event, outcome }
     }
 
-    /// Does what is asked, writes the audit log, and answers.
-    pub(crate) fn conclude(&self, prepared: Prepared) -> Answer {
+    /// Does what is asked, writes the audit log, and answers. `began` is when the request was whole.
+    pub(crate) fn conclude(&self, prepared: Prepared, began: Instant) -> Answer {
         let Prepared { mut event, outcome } = prepared;
         let outcome = outcome.and_then(|(caller, request)| {
             Call {
@@ -127,13 +134,16 @@ impl Core {
             tracing::error!(request = %event.request_id, reason = refusal.reason, "internal error");
         }
         let record = event.record(&self.region, outcome.as_ref().err());
-        let outcome = match self.audit.write(record) {
+        let written = self.audit.write(record);
+        self.audit_fails.store(written.is_err(), Ordering::Release);
+        let outcome = match written {
             Ok(()) => outcome,
             Err(error) => {
                 tracing::error!(request = %event.request_id, %error, "refused, as the audit log cannot be written");
                 Err(Refusal::internal(error.to_string()))
             }
         };
+        self.count(&event, outcome.as_ref().err(), began);
         match outcome {
             Ok(body) => Answer {
                 status: StatusCode::OK,
@@ -151,6 +161,28 @@ impl Core {
                 error: Some(refusal.kind),
             },
         }
+    }
+
+    fn count(&self, event: &Event, refusal: Option<&Refusal>, began: Instant) {
+        let metrics = &self.metrics;
+        let of_document =
+            refusal.is_some_and(|r| r.reason.starts_with("attestation document refused"));
+        if of_document || event.note.recipient.is_some() {
+            metrics.document(!of_document);
+        }
+        let outcome = match refusal {
+            None => RequestOutcome::Answered,
+            Some(refusal) => {
+                metrics.refusal(refusal.kind, of_document);
+                if refusal.status.is_server_error() {
+                    RequestOutcome::Failed
+                } else {
+                    RequestOutcome::Refused
+                }
+            }
+        };
+        let operation = event.operation.as_deref().unwrap_or_default();
+        metrics.request(operation, outcome, began.elapsed());
     }
 
     fn read(
@@ -207,6 +239,22 @@ impl Core {
             RequestError::Member { .. } => Refusal::validation(error.to_string()),
         })?;
         event.parameters = request.audited();
+        let operation = metrics::known(event.operation.as_deref().unwrap_or_default());
+        let algorithm = [
+            "encryptionAlgorithm",
+            "signingAlgorithm",
+            "keyAgreementAlgorithm",
+        ]
+        .into_iter()
+        .find_map(|name| event.parameters[name].as_str());
+        let account = caller.principal.account();
+        if !self.quotas.take(account, operation, algorithm, event.time) {
+            return Err(Refusal::new(
+                "ThrottlingException",
+                "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.",
+            )
+            .because(format!("the quota of account {account} for {operation} is used up")));
+        }
         Ok((caller, request))
     }
 }

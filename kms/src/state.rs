@@ -1,9 +1,7 @@
-//! The service's folder: its lock, the root key, and files that only the owner reads.
+//! The service's folder: its lock, and files that only the owner reads.
 //!
 //! A file is never there in part: each is written under another name, synced and renamed.
-//! The root key is made only where there is no store yet, and never replaced.
 
-use crate::sealing::{NoRandomness, Secret};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -25,8 +23,8 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
-    /// There is a store, but not the key that it is encrypted under.
-    #[error("{0} is missing, and the store beside it is encrypted under it; put it back")]
+    /// The root key's file is not there, and something is encrypted under it.
+    #[error("{0} is missing, and the store is encrypted under it; put it back")]
     RootKeyMissing(PathBuf),
     /// Others than the owner may read it.
     #[error("{path} has mode {mode:03o}, so that others may read it; run: chmod 600 {path}")]
@@ -39,9 +37,14 @@ pub enum StateError {
     /// Not 64 hexadecimal digits.
     #[error("{0} is not a root key: 64 hexadecimal digits and a newline are expected")]
     RootKeyShape(PathBuf),
-    /// No randomness for a new root key.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
+    /// A passphrase or PIN that is empty or too long.
+    #[error("{0} holds no secret of 1 to 1,024 bytes")]
+    SecretLength(PathBuf),
+    /// A systemd credential outside of systemd.
+    #[error(
+        "the credential {0} cannot be read: CREDENTIALS_DIRECTORY is not set; start the service by systemd with LoadCredential="
+    )]
+    NoCredentials(String),
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StateError + '_ {
@@ -89,34 +92,10 @@ impl StateFolder {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
-
-    /// Reads the root key, or makes it if `store` does not exist yet.
-    pub(crate) fn root_key(&self, store: &Path) -> Result<Secret, StateError> {
-        let path = self.file("root.key");
-        match read_private(&path) {
-            Ok(text) => decode_key(&text).ok_or(StateError::RootKeyShape(path)),
-            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                if store.exists() {
-                    return Err(StateError::RootKeyMissing(path));
-                }
-                let key = Secret::random()?;
-                let mut text = Zeroizing::new(String::with_capacity(65));
-                for byte in key.expose() {
-                    for digit in [byte >> 4, byte & 15] {
-                        text.push(char::from_digit(u32::from(digit), 16).expect("below 16"));
-                    }
-                }
-                text.push('\n');
-                write_file(&path, text.as_bytes(), 0o600)?;
-                Ok(key)
-            }
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Reads a file that nobody but its owner may be able to read.
-fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
     let mut file = File::open(path).map_err(io_error(path))?;
     let mode = file.metadata().map_err(io_error(path))?.mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -125,8 +104,8 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
             mode,
         });
     }
-    // Longer than any root key, so that a longer file is noticed; never grown.
-    let mut text = Zeroizing::new(vec![0; 128]);
+    // Longer than any secret here, so that a longer file is noticed; never grown.
+    let mut text = Zeroizing::new(vec![0; 1026]);
     let mut length = 0;
     while length < text.len() {
         match file.read(&mut text[length..]).map_err(io_error(path))? {
@@ -136,13 +115,6 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StateError> {
     }
     text.truncate(length);
     Ok(text)
-}
-
-fn decode_key(text: &[u8]) -> Option<Secret> {
-    let digits = text.strip_suffix(b"\n").unwrap_or(text);
-    let mut bytes = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(digits, bytes.as_mut()).ok()?;
-    Secret::from_slice(bytes.as_ref())
 }
 
 /// Writes a file whole or not at all, and durably.
@@ -181,47 +153,6 @@ pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn the_root_key_is_made_once_private_and_never_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateFolder::open(&dir.path().join("state")).unwrap();
-        let store = state.file("store.redb");
-        let made = state.root_key(&store).unwrap();
-        let path = state.file("root.key");
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(state.root_key(&store).unwrap().expose(), made.expose());
-
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(
-            state.root_key(&store),
-            Err(StateError::RootKeyMode { mode: 0o640, .. })
-        ));
-        fs::remove_file(&path).unwrap();
-        fs::write(&store, b"").unwrap();
-        assert!(matches!(
-            state.root_key(&store),
-            Err(StateError::RootKeyMissing(_))
-        ));
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_root_key_of_another_shape_is_refused() {
-        for text in ["", "00", &"0".repeat(63), &"g".repeat(64), &"0".repeat(200)] {
-            let dir = tempfile::tempdir().unwrap();
-            let state = StateFolder::open(dir.path()).unwrap();
-            write_file(&state.file("root.key"), text.as_bytes(), 0o600).unwrap();
-            assert!(
-                matches!(
-                    state.root_key(&state.file("store.redb")),
-                    Err(StateError::RootKeyShape(_))
-                ),
-                "{text:?}"
-            );
-        }
-    }
 
     #[test]
     fn a_second_service_on_the_folder_is_refused() {

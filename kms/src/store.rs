@@ -10,12 +10,13 @@
 //! once, so that many clients share one sync of the disk.
 
 use crate::ciphertext::MaterialId;
+use crate::database::DatabaseFile;
 use crate::sealing::{NoRandomness, Secret};
 use crate::state::{StateError, rename_durably, write_file};
 use anchorhold_kms_wire::shapes::{KeySpec, KeyState, KeyUsage, Origin};
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
+    Builder, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
     ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
@@ -132,13 +133,22 @@ impl Keys {
 
 type Change = Box<dyn FnOnce(&WriteTransaction) -> Result<(), StoreError> + Send>;
 
-struct Pending {
-    change: Change,
-    done: mpsc::SyncSender<Result<(), StoreError>>,
+enum Pending {
+    Change {
+        change: Change,
+        done: Done,
+    },
+    /// To this path, between two commits.
+    Copy {
+        to: PathBuf,
+        done: Done,
+    },
 }
 
+type Done = mpsc::SyncSender<Result<(), StoreError>>;
+
 pub(crate) struct Store {
-    database: Arc<Database>,
+    database: Arc<DatabaseFile>,
     keys: Arc<Keys>,
     writer: Mutex<Option<mpsc::Sender<Pending>>>,
     thread: Option<JoinHandle<()>>,
@@ -154,7 +164,7 @@ impl Store {
         } else {
             create(path, &check_path, &keys)?;
         }
-        let database = Database::open(path)?;
+        let database = DatabaseFile::open(path)?;
         check(&database.begin_read()?, path, &keys)?;
         if !check_path.exists() {
             write_file(&check_path, &keys.check, 0o600)?;
@@ -292,15 +302,32 @@ impl Store {
 
     fn write(&self, change: Change) -> Result<(), StoreError> {
         let (done, outcome) = mpsc::sync_channel(1);
-        let pending = Pending { change, done };
+        self.send(Pending::Change { change, done })?;
+        outcome.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Copies the store's file to `to`, which holds all that was acknowledged before and is encrypted as
+    /// the store is. Writers wait meanwhile; readers do not.
+    pub(crate) fn copy_to(&self, to: &Path) -> Result<(), StoreError> {
+        let (done, outcome) = mpsc::sync_channel(1);
+        let to = to.to_owned();
+        self.send(Pending::Copy { to, done })?;
+        outcome.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Commits since the start.
+    pub(crate) fn commits(&self) -> u64 {
+        self.database.commits()
+    }
+
+    fn send(&self, pending: Pending) -> Result<(), StoreError> {
         self.writer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .ok_or(StoreError::Closed)?
             .send(pending)
-            .map_err(|_| StoreError::Closed)?;
-        outcome.recv().map_err(|_| StoreError::Closed)?
+            .map_err(|_| StoreError::Closed)
     }
 }
 
@@ -317,29 +344,44 @@ impl Drop for Store {
     }
 }
 
-fn write_all(database: &Database, pending: &mpsc::Receiver<Pending>) {
-    while let Ok(first) = pending.recv() {
-        let mut batch = vec![first];
-        while batch.len() < MAX_BATCH {
-            match pending.try_recv() {
-                Ok(next) => batch.push(next),
-                Err(_) => break,
+fn write_all(database: &DatabaseFile, queue: &mpsc::Receiver<Pending>) {
+    while let Ok(first) = queue.recv() {
+        let mut batch = Vec::new();
+        let mut copies = Vec::new();
+        let mut next = Some(first);
+        while let Some(pending) = next {
+            match pending {
+                Pending::Change { change, done } => batch.push((change, done)),
+                Pending::Copy { to, done } => copies.push((to, done)),
             }
+            next = if batch.len() < MAX_BATCH {
+                queue.try_recv().ok()
+            } else {
+                None
+            };
         }
-        commit(database, batch);
+        if !batch.is_empty() {
+            commit(database, batch);
+        }
+        for (to, done) in copies {
+            let copied = database
+                .copy_to(&to)
+                .map_err(|source| StoreError::State(StateError::Io { path: to, source }));
+            let _ = done.send(copied);
+        }
     }
 }
 
 /// Makes the changes in one transaction. A change that refuses has changed nothing and leaves the
 /// others alone; a failing disk fails them all.
-fn commit(database: &Database, batch: Vec<Pending>) {
+fn commit(database: &DatabaseFile, batch: Vec<(Change, Done)>) {
     let mut answers = Vec::with_capacity(batch.len());
     let write = || -> Result<(), StoreError> {
         let mut transaction = database.begin_write()?;
         // Two phases, so that what a caller writes cannot be made to look like a commit; and an
         // allocator that needs no long repair after a crash.
         transaction.set_quick_repair(true);
-        for Pending { change, done } in batch {
+        for (change, done) in batch {
             match change(&transaction) {
                 Ok(()) => answers.push((done, Ok(()))),
                 Err(error @ StoreError::Database(_)) => {
@@ -350,11 +392,13 @@ fn commit(database: &Database, batch: Vec<Pending>) {
             }
         }
         transaction.commit()?;
+        database.committed();
         Ok(())
     };
     let outcome = write();
     if let Err(error) = &outcome {
         tracing::error!(%error, "the store could not commit");
+        database.failed();
     }
     for (done, answer) in answers {
         let answer = match (&outcome, answer) {
@@ -512,6 +556,7 @@ fn write_record(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use redb::Database;
 
     fn record(policy: &str) -> KeyRecord {
         KeyRecord {

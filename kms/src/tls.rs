@@ -1,4 +1,7 @@
-//! The service's TLS: certificates from files, or a development CA that is made on first use.
+//! The service's TLS: certificates from files, read anew when these change, or a development CA that is made
+//! on first use.
+//!
+//! What cannot be used never takes the place of what can: a bad new certificate leaves the old one.
 //!
 //! The development CA's key is dropped once it has signed the one certificate, so that
 //! nothing can be signed under it later. Files that are there are never replaced.
@@ -11,10 +14,13 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 use thiserror::Error;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
 /// Why there is no TLS.
 #[derive(Debug, Error)]
@@ -33,6 +39,16 @@ pub enum TlsError {
     /// The key does not fit the certificate, or is of an unknown kind.
     #[error("certificate and key cannot be used: {0}")]
     Rustls(#[from] rustls::Error),
+    /// Not valid now.
+    #[error("{path} is valid from {from} to {until}, which is not now")]
+    NotNow {
+        /// Which.
+        path: PathBuf,
+        /// Its first second.
+        from: String,
+        /// Its last.
+        until: String,
+    },
     /// Some of the development files are missing.
     #[error(
         "{missing} is missing beside {present}; put it back, or remove both for new ones (images that pin the old ca.pem will not accept them)"
@@ -51,8 +67,93 @@ pub enum TlsError {
     State(#[from] StateError),
 }
 
+/// Chain and key in use, and the files that they come from.
+pub(crate) struct Certificates {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: RwLock<Arc<ServerConfig>>,
+    /// The files as they were when last read, whether or not they could be used.
+    seen: Mutex<[Stamp; 2]>,
+}
+
+/// Tells one content of a file from another: modification time in nanoseconds, length, inode. Zeros where
+/// there is no file.
+type Stamp = [i64; 4];
+
+impl Certificates {
+    /// An expired certificate is used, with a warning: clients will say what they think of it.
+    pub(crate) fn open(certificate: &Path, key: &Path, now: SystemTime) -> Result<Self, TlsError> {
+        let seen = [stamp(certificate), stamp(key)];
+        let config = from_files(certificate, key)?;
+        if let Err(error) = check_dates(certificate, now) {
+            tracing::warn!(%error, "the TLS certificate is used all the same");
+        }
+        Ok(Self {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            current: RwLock::new(config),
+            seen: Mutex::new(seen),
+        })
+    }
+
+    /// For a new connection.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the files are others than those last read.
+    pub(crate) fn have_changed(&self) -> bool {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+            != [stamp(&self.certificate), stamp(&self.key)]
+    }
+
+    /// Reads the files. New connections get what they hold; those that run go on as they are. On an error
+    /// all stays as it is.
+    pub(crate) fn reload(&self, now: SystemTime) -> Result<(), TlsError> {
+        // Before reading: what changes meanwhile is read again.
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) =
+            [stamp(&self.certificate), stamp(&self.key)];
+        let config = from_files(&self.certificate, &self.key)?;
+        check_dates(&self.certificate, now)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    std::fs::metadata(path).map_or([0; 4], |found| {
+        [
+            found.mtime(),
+            found.mtime_nsec(),
+            found.size().cast_signed(),
+            found.ino().cast_signed(),
+        ]
+    })
+}
+
+fn check_dates(path: &Path, now: SystemTime) -> Result<(), TlsError> {
+    let leaf = CertificateDer::pem_file_iter(path)
+        .ok()
+        .and_then(|mut chain| chain.next()?.ok());
+    // rustls has read it; what x509-cert cannot read has no dates to check.
+    let Some(leaf) = leaf.and_then(|leaf| Certificate::from_der(&leaf).ok()) else {
+        return Ok(());
+    };
+    let validity = leaf.tbs_certificate().validity();
+    let (from, until) = (validity.not_before, validity.not_after);
+    if (from.to_system_time()..=until.to_system_time()).contains(&now) {
+        Ok(())
+    } else {
+        Err(TlsError::NotNow {
+            path: path.to_owned(),
+            from: from.to_string(),
+            until: until.to_string(),
+        })
+    }
+}
+
 /// Reads chain and key.
-pub(crate) fn from_files(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+fn from_files(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     let read = |path: &Path, source| TlsError::Pem {
         path: path.to_owned(),
         source,
@@ -76,10 +177,7 @@ pub(crate) fn from_files(certificate: &Path, key: &Path) -> Result<Arc<ServerCon
 
 /// Uses the development certificates of a folder, and makes them on first use: `ca.pem`,
 /// `server.pem`, `server.key`.
-pub(crate) fn development(
-    state: &StateFolder,
-    now: SystemTime,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn development(state: &StateFolder, now: SystemTime) -> Result<Certificates, TlsError> {
     let (ca, certificate, key) = (
         state.file("ca.pem"),
         state.file("server.pem"),
@@ -98,7 +196,7 @@ pub(crate) fn development(
     } else {
         make(&ca, &certificate, &key, now)?;
     }
-    from_files(&certificate, &key)
+    Certificates::open(&certificate, &key, now)
 }
 
 fn make(ca: &Path, certificate: &Path, key: &Path, now: SystemTime) -> Result<(), TlsError> {

@@ -1,6 +1,10 @@
 //! `anchorhold kms`: the key service, and the few requests to it that a first
 //! try needs. Any AWS client can make the others.
 
+mod backup;
+mod bench;
+mod rewrap;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +29,14 @@ pub(crate) enum Command {
     CreateKey(CreateKeyArguments),
     /// Replace a key's policy
     PutKeyPolicy(PutKeyPolicyArguments),
+    /// Back up the store of a running key service
+    Backup(backup::BackupArguments),
+    /// Restore a backup into an empty folder
+    Restore(backup::RestoreArguments),
+    /// Give the store another root key
+    Rewrap(rewrap::Arguments),
+    /// Measure what the key service manages on this machine
+    Bench(bench::Arguments),
 }
 
 #[derive(Args)]
@@ -92,6 +104,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(arguments) => serve(&arguments),
         Command::CreateKey(arguments) => super::block_on(create_key(&arguments)),
         Command::PutKeyPolicy(arguments) => super::block_on(put_key_policy(&arguments)),
+        Command::Backup(arguments) => backup::backup(&arguments),
+        Command::Restore(arguments) => backup::restore(&arguments),
+        Command::Rewrap(arguments) => rewrap::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     }
 }
 
@@ -124,6 +140,9 @@ fn serve(arguments: &ServeArguments) -> anyhow::Result<()> {
             println!("listening on {}", running.url());
             println!("state in {}", state.display());
             println!("audit log {}", state.join("audit.ndjson").display());
+            if let Some(monitor) = running.monitor_addr() {
+                println!("health and metrics on http://{monitor}");
+            }
             if development {
                 println!("CA {}", state.join("ca.pem").display());
             }
@@ -136,10 +155,18 @@ fn serve(arguments: &ServeArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The state folder named, or that of the development preset.
+fn state_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(named) => Ok(named.to_owned()),
+        None => Ok(Home::from_environment()?.state()?.join("kms")),
+    }
+}
+
 /// The development preset, with this machine's development root beside AWS's.
 fn dev_config(state: Option<&Path>) -> anyhow::Result<Config> {
     let home = Home::from_environment()?;
-    let default = home.state()?.join("kms");
+    let default = state_folder(None)?;
     let root = DevelopmentRoot::load_or_create(&home.development_root())?;
     Ok(Config::dev(state.unwrap_or(&default), vec![root.anchor()]))
 }

@@ -11,7 +11,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -259,19 +259,33 @@ impl House {
 
     /// Starts the development key service. Its state is in `kms`.
     pub fn key_service(&mut self, extra: &[&str]) -> KeyService {
-        let mut process = self
-            .command(
-                Who::Owner,
-                [
-                    "kms",
-                    "serve",
-                    "--dev",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--state",
-                    "kms",
-                ],
-            )
+        self.key_service_within(&[], extra)
+    }
+
+    /// The same by another program, which runs what its arguments say.
+    pub fn key_service_within(&mut self, wrapper: &[OsString], extra: &[&str]) -> KeyService {
+        let serve = "kms serve --dev --listen 127.0.0.1:0 --state kms";
+        let plain = self.command(Who::Owner, serve.split(' '));
+        let mut command = match wrapper.split_first() {
+            None => plain,
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command
+                    .args(arguments)
+                    .arg(plain.get_program())
+                    .args(plain.get_args())
+                    .current_dir(self.folder.path())
+                    .stdin(Stdio::null());
+                for (name, value) in plain.get_envs() {
+                    match value {
+                        Some(value) => command.env(name, value),
+                        None => command.env_remove(name),
+                    };
+                }
+                command
+            }
+        };
+        let mut process = command
             .args(extra)
             .stdout(Stdio::piped())
             .spawn()
@@ -490,6 +504,26 @@ impl House {
 /// A key service that ends with the value.
 pub struct KeyService {
     process: Child,
+}
+
+impl KeyService {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// By SIGKILL, without a chance to do anything.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let id = i32::try_from(self.process.id()).expect("a process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).expect("it runs");
+    }
+
+    pub fn try_wait(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.try_wait().expect("it can be waited for")
+    }
 }
 
 impl Drop for KeyService {

@@ -79,7 +79,7 @@ fn found_in(folder: &Path, except: &str, secrets: &[Vec<u8>]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.file_name().unwrap() == except {
+        if path.file_name().unwrap() == except || path.ends_with("control.sock") {
             continue;
         }
         let content = std::fs::read(&path).unwrap();

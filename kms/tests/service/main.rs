@@ -10,6 +10,7 @@
 mod attestation;
 mod audit;
 mod connections;
+mod keeping;
 mod operations;
 mod policies;
 mod requests;
@@ -33,19 +34,34 @@ use serde_bytes::ByteBuf;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 pub(crate) type Calls = Client<Tcp, Fixed>;
 
-/// The system's clock, moved by some seconds.
+/// The system's clock, moved by some seconds, or stopped.
 #[derive(Default)]
-pub(crate) struct MovedClock(AtomicI64);
+pub(crate) struct MovedClock(AtomicI64, Mutex<Option<SystemTime>>);
+
+impl MovedClock {
+    pub(crate) fn stop(&self) {
+        *self.1.lock().unwrap() = Some(SystemTime::now());
+    }
+
+    /// Moves a clock that is stopped.
+    pub(crate) fn forward(&self, by: Duration) {
+        let mut stopped = self.1.lock().unwrap();
+        *stopped = stopped.map(|time| time + by);
+    }
+}
 
 impl Clock for MovedClock {
     fn now(&self) -> SystemTime {
+        if let Some(stopped) = *self.1.lock().unwrap() {
+            return stopped;
+        }
         let seconds = self.0.load(Ordering::Relaxed);
         let by = Duration::from_secs(seconds.unsigned_abs());
         if seconds < 0 {

@@ -2,7 +2,7 @@
 
 use crate::{World, pairs, plain_config};
 use anchorhold_kms::config::Transport;
-use anchorhold_kms::{Config, Service, StartError, StateError, StoreError};
+use anchorhold_kms::{Config, RootKeyError, Service, StartError, StateError};
 use anchorhold_kms_wire::client::{Client, ClientError, Endpoint, Fixed, Tcp, TlsTrust};
 use anchorhold_kms_wire::shapes::{
     Blob, CreateAliasRequest, DecryptRequest, GenerateRandomRequest,
@@ -46,13 +46,15 @@ async fn a_wrong_or_missing_root_key_keeps_the_service_from_starting_and_changes
     let outcome = Service::start(plain_config(folder.path(), anchor.clone())).await;
     assert!(matches!(
         outcome.err(),
-        Some(StartError::Store(StoreError::WrongRootKey(_)))
+        Some(StartError::RootKey(RootKeyError::Wrong(_)))
     ));
     std::fs::remove_file(&root_key).unwrap();
     let outcome = Service::start(plain_config(folder.path(), anchor.clone())).await;
     assert!(matches!(
         outcome.err(),
-        Some(StartError::State(StateError::RootKeyMissing(_)))
+        Some(StartError::RootKey(RootKeyError::State(
+            StateError::RootKeyMissing(_)
+        )))
     ));
     assert!(!root_key.exists());
     assert_eq!(std::fs::read(&store).unwrap(), before);
