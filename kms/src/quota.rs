@@ -128,7 +128,7 @@ impl QuotaBook {
             }
         };
         let bucket = &mut of_account[at].1;
-        // A clock that goes back gives nothing.
+        // A clock that goes back gives nothing; once it goes on, a second's worth at most.
         let since = now.duration_since(bucket.at).unwrap_or(Duration::ZERO);
         bucket.left = (bucket.left + since.as_secs_f64() * rate).min(rate);
         bucket.at = now;
@@ -187,7 +187,9 @@ mod tests {
         assert!(take("2", "Decrypt", now));
         assert!(take("1", "CreateKey", now) && !take("1", "CreateKey", now));
         assert!((0..100).all(|_| take("1", "DescribeKey", now)));
-        assert!(!take("1", "Decrypt", now - Duration::from_secs(60)));
+        let earlier = now - Duration::from_secs(60);
+        assert!(take("3", "Decrypt", now) && take("3", "Decrypt", earlier));
+        assert!(!take("3", "Decrypt", earlier));
         let later = now + Duration::from_millis(600);
         assert!(take("1", "Decrypt", later) && !take("1", "Decrypt", later));
         let much_later = now + Duration::from_secs(3600);
