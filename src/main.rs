@@ -17,11 +17,8 @@ mod documents;
 mod errors;
 mod files;
 mod key_service;
-<<<<<<< HEAD
-mod text;
-=======
 mod load;
->>>>>>> 54d89f2 (Key service: root keys of all kinds, backups, quotas, metrics, certificates read anew, a disk that may fill; kms bench)
+mod text;
 
 use std::process::ExitCode;
 

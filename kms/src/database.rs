@@ -25,6 +25,7 @@ pub(crate) struct DatabaseFile {
     /// Absent when it could not be opened anew.
     current: RwLock<Option<Database>>,
     commits: AtomicU64,
+    generation: AtomicU64,
 }
 
 impl DatabaseFile {
@@ -33,6 +34,7 @@ impl DatabaseFile {
             path: path.to_owned(),
             current: RwLock::new(Some(open(path)?)),
             commits: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         })
     }
 
@@ -48,11 +50,20 @@ impl DatabaseFile {
     /// A commit went well.
     pub(crate) fn committed(&self) {
         self.commits.fetch_add(1, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Another number after each commit: what was read under the same number, asked for before reading, is
+    /// still so.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// A commit, or a change in it, did not go well: where that was the disk, the file is opened anew, so
     /// that reading goes on. What the failed commit held is gone.
     pub(crate) fn failed(&self) {
+        // What failed may still be on disk.
+        self.generation.fetch_add(1, Ordering::AcqRel);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let is_sound = current.as_ref().is_some_and(|database| {
             matches!(

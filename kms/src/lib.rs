@@ -14,6 +14,7 @@
 
 mod audit;
 mod backup;
+mod cache;
 mod ciphertext;
 mod clock;
 pub mod config;

@@ -28,6 +28,7 @@ use anchorhold_kms_wire::shapes::{
 };
 use serde_json::Value;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -607,15 +608,21 @@ impl Call<'_> {
         context: &Context,
         recipient: Option<&Recipient>,
     ) -> Result<(), Refusal> {
-        let policy = Policy::parse(&key.record.policy, Kind::Key).map_err(|error| {
-            Refusal::internal(format!(
-                "the stored policy of {} is not readable: {error}",
-                key.arn
-            ))
+        // The text alone says what a policy is: there is no generation to it.
+        let text = key.record.policy.as_str();
+        let policy = self.core.policies.get_or(text, 0, || {
+            Policy::parse(text, Kind::Key)
+                .map(Arc::new)
+                .map_err(|error| {
+                    Refusal::internal(format!(
+                        "the stored policy of {} is not readable: {error}",
+                        key.arn
+                    ))
+                })
         })?;
         let caller = self.caller;
         let question = question(caller, action, &key.arn, &key.record.account, context);
-        let decision = decide(&question, Some(&policy), &caller.policies, &[]);
+        let decision = decide(&question, Some(policy.as_ref()), &caller.policies, &[]);
         self.conclude(&question, &decision, recipient)
     }
 

@@ -3,6 +3,7 @@
 //! Every wait has an end, every buffer a size. What a request means is not decided here.
 
 use crate::audit::{AuditError, AuditLog};
+use crate::cache::Cache;
 use crate::config::{Config, Limits, Transport};
 use crate::control::Control;
 use crate::identity::Directory;
@@ -149,6 +150,7 @@ impl Service {
             audit,
             clock: config.clock,
             quotas: QuotaBook::new(config.quotas),
+            policies: Cache::new(),
             metrics: Metrics::new(),
             audit_fails: AtomicBool::new(false),
         });

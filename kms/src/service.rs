@@ -4,11 +4,12 @@
 //! Knows nothing of sockets, so that it can be tested without.
 
 use crate::audit::AuditLog;
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::identity::{Caller, Directory};
 use crate::metrics::{self, Metrics, RequestOutcome};
 use crate::operations::{Call, Note};
-use crate::policy::PrincipalKind;
+use crate::policy::{Policy, PrincipalKind};
 use crate::quota::QuotaBook;
 use crate::recipient::Rules;
 use crate::refusal::Refusal;
@@ -34,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) audit: AuditLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) quotas: QuotaBook,
+    /// Key policies that were parsed, by their text.
+    pub(crate) policies: Cache<String, Arc<Policy>>,
     pub(crate) metrics: Metrics,
     /// Whether the last line of the audit log could not be written.
     pub(crate) audit_fails: AtomicBool,

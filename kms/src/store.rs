@@ -9,6 +9,7 @@
 //! Writes go through one thread, which commits whatever has come together in the meantime at
 //! once, so that many clients share one sync of the disk.
 
+use crate::cache::Cache;
 use crate::ciphertext::MaterialId;
 use crate::database::DatabaseFile;
 use crate::sealing::{NoRandomness, Secret};
@@ -147,8 +148,27 @@ enum Pending {
 
 type Done = mpsc::SyncSender<Result<(), StoreError>>;
 
+/// What was read and opened since the last commit, so that it is not read, nor its MAC checked, for each
+/// request.
+struct Kept {
+    records: Cache<Uuid, Option<KeyRecord>>,
+    aliases: Cache<Uuid, Vec<String>>,
+    materials: Cache<Vec<u8>, Option<Arc<Secret>>>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self {
+            records: Cache::new(),
+            aliases: Cache::new(),
+            materials: Cache::new(),
+        }
+    }
+}
+
 pub(crate) struct Store {
     database: Arc<DatabaseFile>,
+    kept: Kept,
     keys: Arc<Keys>,
     writer: Mutex<Option<mpsc::Sender<Pending>>>,
     thread: Option<JoinHandle<()>>,
@@ -181,6 +201,7 @@ impl Store {
             })?;
         Ok(Self {
             database,
+            kept: Kept::new(),
             keys: Arc::new(keys),
             writer: Mutex::new(Some(sender)),
             thread: Some(thread),
@@ -188,6 +209,13 @@ impl Store {
     }
 
     pub(crate) fn key(&self, id: Uuid) -> Result<Option<KeyRecord>, StoreError> {
+        let generation = self.database.generation();
+        self.kept
+            .records
+            .get_or(&id, generation, || self.read_key(id))
+    }
+
+    fn read_key(&self, id: Uuid) -> Result<Option<KeyRecord>, StoreError> {
         let table = self.database.begin_read()?.open_table(KEYS)?;
         match table.get(id.as_u128())? {
             None => Ok(None),
@@ -199,16 +227,23 @@ impl Store {
         &self,
         key: Uuid,
         material: &MaterialId,
-    ) -> Result<Option<Secret>, StoreError> {
+    ) -> Result<Option<Arc<Secret>>, StoreError> {
         let name = material_name(key, material);
+        let generation = self.database.generation();
+        self.kept.materials.get_or(&name, generation, || {
+            Ok(self.read_material(key, &name)?.map(Arc::new))
+        })
+    }
+
+    fn read_material(&self, key: Uuid, name: &[u8]) -> Result<Option<Secret>, StoreError> {
         let table = self.database.begin_read()?.open_table(MATERIALS)?;
-        let Some(sealed) = table.get(name.as_slice())? else {
+        let Some(sealed) = table.get(name)? else {
             return Ok(None);
         };
         let opened = self
             .keys
             .materials
-            .open(MATERIAL_PURPOSE, &name, sealed.value())
+            .open(MATERIAL_PURPOSE, name, sealed.value())
             .and_then(|bytes| Secret::from_slice(&bytes));
         match opened {
             Some(secret) => Ok(Some(secret)),
@@ -233,6 +268,13 @@ impl Store {
 
     /// The names, `alias/…`, that a key has in its account and Region.
     pub(crate) fn aliases_of(&self, record: &KeyRecord) -> Result<Vec<String>, StoreError> {
+        let generation = self.database.generation();
+        self.kept
+            .aliases
+            .get_or(&record.id, generation, || self.read_aliases_of(record))
+    }
+
+    fn read_aliases_of(&self, record: &KeyRecord) -> Result<Vec<String>, StoreError> {
         let transaction = self.database.begin_read()?;
         let index = transaction.open_multimap_table(ALIASES_OF_KEY)?;
         let table = transaction.open_table(ALIASES)?;

@@ -103,7 +103,7 @@ pub(crate) enum Wrapping {
 /// A session with a token, logged in.
 pub(crate) struct Token {
     session: Session,
-    token: String,
+    label: String,
     key: String,
 }
 
@@ -164,7 +164,7 @@ impl Token {
         }
         Ok(Self {
             session,
-            token: key.token.clone(),
+            label: key.token.clone(),
             key: key.key.clone(),
         })
     }
@@ -184,7 +184,7 @@ impl Token {
         }
         let Some(public) = self.find(ObjectClass::PUBLIC_KEY, KeyType::RSA)? else {
             return Err(TokenError::NoKey {
-                token: self.token.clone(),
+                token: self.label.clone(),
                 key: self.key.clone(),
             });
         };
@@ -208,7 +208,7 @@ impl Token {
         wrapping: &Wrapping,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, TokenError> {
         let no_key = || TokenError::NoKey {
-            token: self.token.clone(),
+            token: self.label.clone(),
             key: self.key.clone(),
         };
         let outcome = match wrapping {
@@ -261,7 +261,7 @@ impl Token {
             [] => Ok(None),
             [one] => Ok(Some(*one)),
             _ => Err(TokenError::SeveralKeys {
-                token: self.token.clone(),
+                token: self.label.clone(),
                 key: self.key.clone(),
             }),
         }
@@ -269,7 +269,7 @@ impl Token {
 
     fn refused(&self) -> impl Fn(Error) -> TokenError + '_ {
         |source| TokenError::Refused {
-            token: self.token.clone(),
+            token: self.label.clone(),
             source,
         }
     }
