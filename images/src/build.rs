@@ -30,7 +30,9 @@ use crate::measure::Measurements;
 use crate::ramdisk::Compression;
 use crate::storage::Storage;
 use crate::write::{ImageWriter, SectionWriter};
-use crate::{ACPI, DEFAULT_COMMAND_LINE, NO_KERNEL, NO_KERNEL_VERSION, folder, gzip, job};
+use crate::{
+    ACPI, DEFAULT_COMMAND_LINE, NO_KERNEL, NO_KERNEL_VERSION, describe, folder, gzip, job,
+};
 
 /// The manifest's name beside a Cargo package.
 const MANIFEST_FILE: &str = "anchorhold.toml";
@@ -159,6 +161,8 @@ pub struct Built {
     pub measurements: Measurements,
     /// The manifest in it.
     pub manifest: Manifest,
+    /// The least memory that an enclave from it starts in, estimated.
+    pub minimum_memory_mib: u64,
 }
 
 /// Why no image was built. Nothing is left behind then, and an older image stays.
@@ -303,6 +307,19 @@ fn list(names: &[String]) -> String {
         "no libraries by name".to_owned()
     } else {
         names.join(", ")
+    }
+}
+
+/// Checks what can be checked before there is a runtime and before anything is compiled or unpacked.
+pub fn check(options: &BuildOptions) -> Result<(), BuildError> {
+    build_time(options.source_date_epoch.as_deref())?;
+    command_line(options.command_line.as_deref())?;
+    ManifestText::find(options)?.ca()?;
+    options.kernel.as_deref().map(Kernel::open).transpose()?;
+    match &options.source {
+        Source::Program { file } => static_program("program", file).map(drop),
+        Source::DynamicProgram { file, .. } => program("program", file).map(drop),
+        Source::Cargo { .. } | Source::Container(_) | Source::Root { .. } => Ok(()),
     }
 }
 
@@ -463,6 +480,7 @@ pub fn build(
         size: image.size(),
         measurements: *image.measurements(),
         manifest: manifest.parsed,
+        minimum_memory_mib: describe::minimum_memory_mib(&image).map_err(BuildError::ReadBack)?,
     };
     written.persist(crc32, &options.output).map_err(failed)?;
     Ok(built)

@@ -113,6 +113,17 @@ pub struct DescribedRamdisk {
     pub unpacked_size: u64,
 }
 
+/// The least memory that an enclave from an image starts in: the image, what its ramdisks say that they unpack to, and
+/// what a kernel or the runtime and a small job take.
+pub(crate) fn minimum_memory_mib(image: &Image) -> Result<u64, ImageError> {
+    let mut bytes = BASE_MEMORY_BYTES + image.size();
+    for ramdisk in image.ramdisks() {
+        let unpacked = ramdisk.unpacked_bytes();
+        bytes = bytes.saturating_add(unpacked.map_err(|source| image.unreadable(source))?);
+    }
+    Ok(bytes.div_ceil(1 << 20))
+}
+
 pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
     let manifest = image.manifest()?;
     let has_kernel = image.has_kernel()?;
@@ -126,10 +137,6 @@ pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
             unpacked_size: ramdisk.unpacked_bytes().map_err(unreadable)?,
         });
     }
-    let memory = ramdisks
-        .iter()
-        .map(|ramdisk| ramdisk.unpacked_size)
-        .fold(BASE_MEMORY_BYTES + image.size(), u64::saturating_add);
     // The sandbox finds its job through the manifest, which only our own images have.
     let backends = [
         (Backend::Nitro, has_kernel),
@@ -172,7 +179,7 @@ pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
             .filter(|(_, runs)| *runs)
             .map(|(backend, _)| backend)
             .collect(),
-        minimum_memory_mib: memory.div_ceil(1 << 20),
+        minimum_memory_mib: minimum_memory_mib(image)?,
         manifest,
     })
 }

@@ -32,7 +32,7 @@ mod storage;
 pub mod trust;
 mod write;
 
-pub use build::{BuildError, BuildOptions, Built, Progress, Source, build};
+pub use build::{BuildError, BuildOptions, Built, Progress, Source, build, check};
 pub use container::{ContainerError, ContainerOptions, EntryProblem, layer_names};
 pub use contents::FolderError;
 pub use cpio::{CpioError, Entry, EntryKind, Limits};

@@ -407,6 +407,31 @@ fn what_is_no_program_for_an_enclave_is_refused() {
 }
 
 #[test]
+fn what_is_wrong_already_is_said_before_there_is_a_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let changes: [fn(&mut BuildOptions); 5] = [
+        |options| options.source_date_epoch = Some("x".into()),
+        |options| options.command_line = Some(String::new()),
+        |options| options.manifest = Some("/nonexistent".into()),
+        |options| options.kernel = Some("/nonexistent".into()),
+        |options| {
+            options.source = Source::Program {
+                file: "/nonexistent".into(),
+            };
+        },
+    ];
+    for change in changes {
+        let mut options = program_options(dir.path());
+        options.init = PathBuf::new();
+        anchorhold_images::check(&options).unwrap();
+        change(&mut options);
+        let early = anchorhold_images::check(&options).unwrap_err();
+        options.init = dir.path().join("runtime");
+        assert_eq!(early.to_string(), refusal(&options).to_string());
+    }
+}
+
+#[test]
 fn a_script_is_refused_with_what_runs_it_and_how_to_pack_both() {
     let dir = tempfile::tempdir().unwrap();
     let options = program_options(dir.path());
@@ -820,6 +845,7 @@ fn a_description_has_the_names_of_nitro_cli() {
     assert_eq!(json["Backends"], serde_json::json!(["sandbox"]));
     assert_eq!(json["Size"], built.size);
     assert!(json["MinimumMemoryMiB"].as_u64().unwrap() >= 32);
+    assert_eq!(json["MinimumMemoryMiB"], built.minimum_memory_mib);
     assert_eq!(json["Architecture"], "x86_64");
 }
 

@@ -112,11 +112,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             anyhow::bail!("name a source: --cargo, --program, --root or --container")
         }
     };
-    let init = match &arguments.init {
-        Some(file) => file.clone(),
-        None => init_program()?,
-    };
-    let mut options = BuildOptions::new(source, init, arguments.output.clone());
+    let given = arguments.init.clone().unwrap_or_default();
+    let mut options = BuildOptions::new(source, given, arguments.output.clone());
     options.manifest.clone_from(&arguments.manifest);
     options.kernel.clone_from(&arguments.kernel);
     options.modules.clone_from(&arguments.modules);
@@ -126,14 +123,27 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         CompressionArgument::None => Compression::None,
         CompressionArgument::Gzip => Compression::Gzip,
     });
+    let failed = || format!("{} was not built", arguments.output.display());
+    // The runtime may have to be compiled: what is wrong already is said before.
+    anchorhold_images::check(&options).with_context(failed)?;
+    if arguments.init.is_none() {
+        options.init = init_program()?;
+    }
     let bar = Bar::new();
     let built = anchorhold_images::build(&options, &mut |progress| bar.show(progress));
     bar.0.finish_and_clear();
-    let built = built.with_context(|| format!("{} was not built", arguments.output.display()))?;
+    let built = built.with_context(failed)?;
     println!("{}", arguments.output.display());
     println!("PCR0 {}", built.measurements.pcr0);
     println!("PCR1 {}", built.measurements.pcr1);
     println!("PCR2 {}", built.measurements.pcr2);
+    let memory = u64::from(built.manifest.resources.memory_mib);
+    if memory < built.minimum_memory_mib {
+        println!(
+            "Its manifest gives it {memory} MiB of memory, and it needs {} MiB at least: raise resources.memory_mib.",
+            built.minimum_memory_mib
+        );
+    }
     if arguments.kernel.is_none() {
         println!("No kernel was given: this image runs in the sandbox backend only.");
     }

@@ -37,7 +37,7 @@ fn print_for_people(image: &Description) {
     let names = |values: &[String]| values.join(", ");
     println!(
         "{}",
-        printable(&format!("{} {}", image.image_name, image.image_version))
+        printable(format!("{} {}", image.image_name, image.image_version).trim_end())
     );
     let registers = &image.measurements.registers;
     row("PCR0", &registers.pcr0.to_string());

@@ -131,6 +131,8 @@ fn a_dynamic_program_is_refused_by_itself_and_runs_with_its_libraries() {
         refused.contains("is dynamic") && refused.contains("libc.so.6"),
         "{refused}"
     );
+    // Before the enclave's runtime was compiled.
+    assert!(!refused.contains("Finished"), "{refused}");
     assert!(refused.contains("--libraries-from"), "{refused}");
     fs::create_dir(house.path("empty")).expect("a folder");
     let refused = house.must_fail(
@@ -752,4 +754,52 @@ fn a_build_that_is_killed_leaves_an_older_image_as_it_was_and_nothing_else() {
     house.must(Who::Owner, arguments);
     assert_eq!(names(&house.path("")), before);
     assert!(fs::metadata(house.path("large.eif")).expect("a file").len() > 1 << 20);
+}
+
+/// KiB of memory that a process has held at most, until it ends.
+fn most_memory(mut child: std::process::Child) -> u64 {
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0;
+    // The system's own maximum: what happens between two looks is in it.
+    while child.try_wait().expect("a child").is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        most = most.max(number.unwrap_or_default());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(child.wait().expect("a child").success());
+    most
+}
+
+#[test]
+fn a_job_of_any_size_is_packed_and_described_in_64_mib_of_memory() {
+    let house = House::new();
+    program(&house, "runtime", b"runtime");
+    let large = program(&house, "large", b"");
+    let file = fs::File::options()
+        .write(true)
+        .open(&large)
+        .expect("a file");
+    file.set_len(600 << 20).expect("room for a file with holes");
+    for how in ["none", "gzip"] {
+        let build = [
+            "build",
+            "--program",
+            "large",
+            "--init",
+            "runtime",
+            "--compression",
+            how,
+            "-o",
+            "large.eif",
+        ];
+        for arguments in [&build[..], &["describe", "large.eif"]] {
+            let mut command = house.command(Who::Owner, arguments);
+            let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            let most = most_memory(child.expect("it runs"));
+            assert!(most > 1 << 10, "it was seen");
+            assert!(most < 64 << 10, "{arguments:?} took {most} KiB");
+        }
+    }
 }
