@@ -35,8 +35,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let now = UNIX_EPOCH + Duration::from_secs(1_440_938_160);
     let expected = Expected {
-        region: "us-east-1",
-        service: "kms",
+        regions: &["us-east-1"],
+        services: &["kms"],
         now,
         max_skew: DEFAULT_MAX_SKEW,
     };

@@ -2,6 +2,8 @@
 //!
 //! Conditions as AWS KMS has them for Nitro enclaves: `kms:RecipientAttestation:ImageSha384` is PCR0, and
 //! `kms:RecipientAttestation:PCR<n>` any register. A request without an attestation document has none of these keys.
+//! `anchorhold:Anchor` is this project's: the fingerprint of the root that the document chains to. Where a policy does
+//! not name it, only AWS's root counts.
 //! This module only writes policies; the key service decides.
 
 use std::fmt::Write as _;
@@ -12,6 +14,7 @@ use thiserror::Error;
 use crate::measure::Measurements;
 
 const IMAGE: &str = "kms:RecipientAttestation:ImageSha384";
+const ANCHOR: &str = "anchorhold:Anchor";
 const SIGNER: &str = "kms:RecipientAttestation:PCR8";
 
 /// What a policy is to say.
@@ -25,6 +28,9 @@ pub struct KeyPolicy {
     pub principal: Option<String>,
     /// Who administers the key, seals and opens.
     pub owner: Option<String>,
+    /// SHA-256 fingerprints of the roots whose documents count, in place of AWS's alone. None: AWS's alone, and the
+    /// policy is one that AWS's own service understands.
+    pub anchors: Vec<[u8; 32]>,
 }
 
 /// Why there is no such policy.
@@ -62,13 +68,11 @@ impl KeyPolicy {
         let principal = self.principal.as_deref().unwrap_or("*");
         let (key, values) = self.admitted()?;
         let mut equals = Map::new();
-        equals.insert(
-            key.to_owned(),
-            match values.as_slice() {
-                [only] => json!(only),
-                several => json!(several),
-            },
-        );
+        equals.insert(key.to_owned(), one_or_several(&values));
+        if !self.anchors.is_empty() {
+            let anchors: Vec<String> = self.anchors.iter().map(hex::encode).collect();
+            equals.insert(ANCHOR.to_owned(), one_or_several(&anchors));
+        }
         statements.push(json!({
             "Sid": "UseInsideTheMeasuredEnclaveOnly",
             "Effect": "Allow",
@@ -168,6 +172,13 @@ impl KeyPolicy {
     }
 }
 
+fn one_or_several(values: &[String]) -> Value {
+    match values {
+        [only] => json!(only),
+        several => json!(several),
+    }
+}
+
 /// A string as Terraform's language has it.
 fn quoted(text: &str) -> String {
     let escaped = text
@@ -204,7 +215,25 @@ mod tests {
             by_signer: false,
             principal: Some(HOST.to_owned()),
             owner: Some(OWNER.to_owned()),
+            anchors: Vec::new(),
         }
+    }
+
+    #[test]
+    fn an_anchor_is_named_only_where_it_is_asked_for() {
+        let mut policy = policy(&[measured(0xaa, None)]);
+        assert!(!policy.document().unwrap().to_string().contains("nchor\":"));
+        policy.anchors = vec![[0xab; 32]];
+        assert_eq!(
+            policy.statements().unwrap()[1]["Condition"],
+            json!({ "StringEquals": { IMAGE: "aa".repeat(48), ANCHOR: "ab".repeat(32) } })
+        );
+        assert!(
+            policy
+                .terraform("x")
+                .unwrap()
+                .contains("\"anchorhold:Anchor\"")
+        );
     }
 
     #[test]

@@ -2,25 +2,49 @@
 //! reason of each refusal.
 //!
 //! A line is written before its answer goes out; where it cannot be written, the request is
-//! refused. It never holds plaintext, key material or a secret. Each line names the SHA-256 of
-//! the line before it (`anchorhold.previous`; 64 zeros in the first) and its number
-//! (`anchorhold.sequence`), so that a changed, removed or inserted line is noticed. What is cut
-//! off at the end is not noticed by the file alone.
+//! refused. It never holds plaintext, key material or a secret. Lines are chained and
+//! authenticated (`line`), and where they end is kept apart (`head`), so that a changed,
+//! removed, inserted or swapped line and a tail cut off are noticed (`verify`).
 //!
-//! A line is handed to the operating system before the answer: it survives the end of the
-//! process, and a power cut only as far as the file system has written it.
+//! "Written" means handed to the operating system: the line survives the end of the process by
+//! whatever cause. It is on the disk within [`SYNC_INTERVAL`]; with [`Durability::EachLine`]
+//! before the answer, where lines that wait together share one sync.
 
-use aws_lc_rs::digest;
-use serde_json::Value;
+mod files;
+mod head;
+mod line;
+mod verify;
+
+use files::Lines;
+pub(crate) use line::AuditKey;
+pub use verify::{Finding, Report, verify, verify_without_key};
+
+use head::{Head, HeadFile};
+use line::Place;
+use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use thiserror::Error;
 
-/// Longer lines are not written; no request that the service accepts makes one.
-const MAX_LINE_BYTES: usize = 4 << 20;
+/// How long a line may be known to the operating system alone.
+pub(crate) const SYNC_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A file that is longer is closed and a new one begun.
+pub(crate) const DEFAULT_FILE_BYTES: u64 = 256 << 20;
+
+/// When a line is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// A fifth of a second after the answer at the latest. A power cut may take that much.
+    #[default]
+    Interval,
+    /// Before the answer.
+    EachLine,
+}
 
 /// Why the audit log cannot be used.
 #[derive(Debug, Error)]
@@ -35,57 +59,101 @@ pub enum AuditError {
     },
     /// The last line is not one of this service's.
     #[error(
-        "the last line of the audit log {0} is not readable; move the file away to begin a new one"
+        "the last line of the audit log {0} was changed, or written under another root key; run `anchorhold kms audit verify`. To begin a new log, move this one's files and audit.head away"
     )]
     LastLine(PathBuf),
+    /// Lines are missing at the end.
+    #[error(
+        "the audit log {path} ends with line {found}, but had line {promised} before: lines were cut off. Put them back; or, to begin a new log, move this one's files and audit.head away"
+    )]
+    CutOff {
+        /// The log's file.
+        path: PathBuf,
+        /// The last line's number.
+        found: u64,
+        /// The number of the last line that was on the disk.
+        promised: u64,
+    },
     /// An earlier line could neither be written nor taken back.
     #[error(
-        "the audit log {0} ended in the middle of a line; restart the service when there is space"
+        "the audit log {0} ended in the middle of a line, or could not be synced; restart the service when there is space"
     )]
     Broken(PathBuf),
+    /// Without the root key the MACs cannot be checked.
+    #[error(transparent)]
+    RootKey(#[from] crate::root_key::RootKeyError),
     /// A line beyond all measure.
     #[error("a line of {0} bytes is too long for the audit log")]
     TooLong(usize),
 }
 
+/// How the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// When a line is on the disk.
+    pub durability: Durability,
+    /// A longer file is closed and a new one begun; bytes.
+    pub file_bytes: u64,
+}
+
+impl Default for AuditSettings {
+    fn default() -> Self {
+        Self {
+            durability: Durability::default(),
+            file_bytes: DEFAULT_FILE_BYTES,
+        }
+    }
+}
+
+/// The log's files in a state folder, the oldest first.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn log_files(state: &Path) -> io::Result<Vec<PathBuf>> {
+    files::all(&state.join("audit.ndjson"))
+}
+
 /// The open log.
 pub(crate) struct AuditLog {
     path: PathBuf,
+    key: AuditKey,
+    settings: AuditSettings,
+    head: HeadFile,
     end: Mutex<End>,
+    /// The last line that is on the disk.
+    synced: Mutex<u64>,
 }
 
 struct End {
     file: File,
     length: u64,
-    sequence: u64,
-    previous: String,
+    /// The number of the file's first line.
+    first: u64,
+    next: Place,
     broken: bool,
 }
 
 impl AuditLog {
     /// Opens the log, or makes it (mode 0600), and continues its chain. A line that a crash cut off
-    /// was never answered; it is removed.
-    pub(crate) fn open(path: &Path) -> Result<Self, AuditError> {
+    /// was never answered; it is removed. `store_is_new` says that there was no store before: a
+    /// log that begins later says so in its first line.
+    pub(crate) fn open(
+        path: &Path,
+        key: AuditKey,
+        settings: AuditSettings,
+        store_is_new: bool,
+    ) -> Result<Self, AuditError> {
         let io_error = |source| AuditError::Io {
             path: path.to_owned(),
             source,
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(io_error)?;
-        let (length, last) = last_line(&mut file).map_err(io_error)?;
-        let (sequence, previous) = match last {
-            None => (1, "0".repeat(64)),
-            Some(line) => (
-                sequence_of(&line).ok_or_else(|| AuditError::LastLine(path.to_owned()))? + 1,
-                sha256_hex(&line),
-            ),
-        };
+        let head_path = path.with_file_name("audit.head");
+        let promised = head::read(&head_path, &key).map_err(|source| AuditError::Io {
+            path: head_path.clone(),
+            source,
+        })?;
+        let mut file = open_file(path).map_err(io_error)?;
+        let (length, last) = files::last_line(&mut file).map_err(io_error)?;
         let found = file.metadata().map_err(io_error)?.len();
         if found != length {
             tracing::warn!(
@@ -94,33 +162,83 @@ impl AuditLog {
             );
             file.set_len(length).map_err(io_error)?;
         }
+        let is_empty = last.is_none();
+        let last = match last {
+            Some(line) => Some(line),
+            // After a change of files, or a crash during one.
+            None => last_of_full_files(path).map_err(io_error)?,
+        };
+        let next = match &last {
+            None => Place {
+                sequence: 1,
+                previous: line::BEGINNING.to_owned(),
+            },
+            Some(text) => match line::read(text, Some(&key)) {
+                line::Line::Good(place) => Place {
+                    sequence: place.sequence + 1,
+                    previous: line::sha256_hex(text),
+                },
+                _ => return Err(AuditError::LastLine(path.to_owned())),
+            },
+        };
+        if let Some(promised) = &promised {
+            let found = next.sequence - 1;
+            if found < promised.sequence
+                || (found == promised.sequence && next.previous != promised.hash)
+            {
+                return Err(AuditError::CutOff {
+                    path: path.to_owned(),
+                    found,
+                    promised: promised.sequence,
+                });
+            }
+        }
         file.seek(SeekFrom::Start(length)).map_err(io_error)?;
-        Ok(Self {
+        let log = Self {
             path: path.to_owned(),
+            head: HeadFile::open(&head_path).map_err(io_error)?,
+            settings,
+            synced: Mutex::new(promised.map_or(0, |head| head.sequence)),
             end: Mutex::new(End {
+                first: if is_empty {
+                    next.sequence
+                } else {
+                    first_of(path).map_err(io_error)?.unwrap_or(next.sequence)
+                },
                 file,
                 length,
-                sequence,
-                previous,
+                next,
                 broken: false,
             }),
-        })
+            key,
+        };
+        if last.is_none() && !store_is_new {
+            tracing::warn!("there was no audit log beside the store; a new one is begun");
+            log.write(&json!({
+                "eventName": "AuditLogBegun",
+                "eventType": "AwsServiceEvent",
+                "eventSource": "kms.amazonaws.com",
+                "anchorhold": {"reason": "there was no audit log beside a store that is older"},
+            }))?;
+        }
+        Ok(log)
     }
 
-    /// Writes one line; `record` is an object with an object `anchorhold`, which gets `sequence`
-    /// and `previous`.
-    pub(crate) fn write(&self, mut record: Value) -> Result<(), AuditError> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Writes one line; `record` is an object with at least one member and none named `chain`.
+    pub(crate) fn write(&self, record: &Value) -> Result<(), AuditError> {
+        let text = record.to_string();
+        if text.len() > files::MAX_LINE_BYTES - 1024 {
+            return Err(AuditError::TooLong(text.len()));
+        }
+        let mut end = self.end();
         if end.broken {
             return Err(AuditError::Broken(self.path.clone()));
         }
-        record["anchorhold"]["sequence"] = end.sequence.into();
-        record["anchorhold"]["previous"] = end.previous.clone().into();
-        let mut line = record.to_string().into_bytes();
-        if line.len() > MAX_LINE_BYTES {
-            return Err(AuditError::TooLong(line.len()));
+        if end.length >= self.settings.file_bytes {
+            self.begin_file(&mut end);
         }
-        let hash = sha256_hex(&line);
+        let mut line = line::write(&text, &end.next, &self.key).into_bytes();
+        let hash = line::sha256_hex(&line);
         line.push(b'\n');
         if let Err(source) = end.file.write_all(&line) {
             // Take back what was written of it, so that the log stays whole.
@@ -135,156 +253,133 @@ impl AuditLog {
                 source,
             });
         }
+        let sequence = end.next.sequence;
         end.length += line.len() as u64;
-        end.sequence += 1;
-        end.previous = hash;
+        end.next = Place {
+            sequence: sequence + 1,
+            previous: hash,
+        };
+        drop(end);
+        match self.settings.durability {
+            Durability::Interval => Ok(()),
+            Durability::EachLine => self.sync_to(sequence),
+        }
+    }
+
+    /// Bytes in the file that is being written.
+    pub(crate) fn length(&self) -> u64 {
+        self.end().length
+    }
+
+    /// Has the disk keep what was written, and the head say so.
+    pub(crate) fn sync(&self) -> Result<(), AuditError> {
+        let last = self.end().next.sequence - 1;
+        self.sync_to(last)
+    }
+
+    /// Who waits here while another syncs finds his line on the disk already.
+    fn sync_to(&self, sequence: u64) -> Result<(), AuditError> {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if *synced >= sequence {
+            return Ok(());
+        }
+        let (file, head) = {
+            let end = self.end();
+            let head = Head {
+                sequence: end.next.sequence - 1,
+                hash: end.next.previous.clone(),
+            };
+            (end.file.try_clone(), head)
+        };
+        let io_error = |source| AuditError::Io {
+            path: self.path.clone(),
+            source,
+        };
+        if let Err(source) = file.and_then(|file| file.sync_data()) {
+            // A full disk may have room again; after any other error nobody knows what the disk
+            // has, and only a restart finds out.
+            let may_heal = matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            );
+            if !may_heal {
+                self.end().broken = true;
+            }
+            return Err(io_error(source));
+        }
+        // Where the head cannot be written, the older one still is true.
+        self.head.write(&head, &self.key).map_err(io_error)?;
+        *synced = head.sequence;
         Ok(())
     }
 
-    /// Bytes in the file.
-    pub(crate) fn length(&self) -> u64 {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .length
-    }
-
-    /// Asks the disk to keep what was written.
-    pub(crate) fn sync(&self) -> Result<(), AuditError> {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        end.file.sync_data().map_err(|source| AuditError::Io {
-            path: self.path.clone(),
-            source,
-        })
-    }
-}
-
-/// The length of all whole lines, and the last of them without its newline.
-fn last_line(file: &mut File) -> io::Result<(u64, Option<Vec<u8>>)> {
-    const STEP: u64 = 64 << 10;
-    let total = file.seek(SeekFrom::End(0))?;
-    let mut from = total;
-    let mut tail: Vec<u8> = Vec::new();
-    loop {
-        let newlines = tail.iter().filter(|b| **b == b'\n').count();
-        if newlines >= 2 || from == 0 || tail.len() > 2 * MAX_LINE_BYTES {
-            break;
+    /// Closes a full file and begins another. Where that cannot be done, the full one goes on.
+    fn begin_file(&self, end: &mut End) {
+        let full = files::full_name(&self.path, end.first);
+        let begun = end
+            .file
+            .sync_data()
+            .and_then(|()| {
+                if full.exists() {
+                    return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+                }
+                std::fs::rename(&self.path, &full)
+            })
+            .and_then(|()| open_file(&self.path));
+        match begun {
+            Ok(file) => {
+                end.file = file;
+                end.length = 0;
+                end.first = end.next.sequence;
+            }
+            Err(error) => {
+                tracing::error!(%error, "no new file could be begun for the audit log");
+                // Renamed but not made anew: the lines must not go on under the full one's name.
+                if !self.path.exists()
+                    && let Err(error) = std::fs::rename(&full, &self.path)
+                {
+                    tracing::error!(%error, "the audit log's file could not be renamed back");
+                    end.broken = true;
+                }
+            }
         }
-        let start = from.saturating_sub(STEP);
-        let mut block = vec![0; usize::try_from(from - start).expect("a block is small")];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut block)?;
-        block.extend_from_slice(&tail);
-        tail = block;
-        from = start;
     }
-    let too_long = || io::Error::new(io::ErrorKind::InvalidData, "its last line is too long");
-    let Some(end) = tail.iter().rposition(|b| *b == b'\n') else {
-        return if from == 0 {
-            Ok((0, None))
-        } else {
-            Err(too_long())
-        };
-    };
-    let begin = match tail[..end].iter().rposition(|b| *b == b'\n') {
-        Some(at) => at + 1,
-        None if from == 0 => 0,
-        None => return Err(too_long()),
-    };
-    Ok((from + end as u64 + 1, Some(tail[begin..end].to_vec())))
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn sequence_of(line: &[u8]) -> Option<u64> {
-    let value: Value = serde_json::from_slice(line).ok()?;
-    value["anchorhold"]["sequence"].as_u64()
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
-fn sha256_hex(line: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, line))
+fn last_of_full_files(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let full = files::all(path)?
+        .into_iter()
+        .rfind(|file| file.as_path() != path);
+    match full {
+        None => Ok(None),
+        Some(full) => Ok(files::last_line(&mut File::open(full)?)?.1),
+    }
+}
+
+/// The number of a file's first line.
+fn first_of(path: &Path) -> io::Result<Option<u64>> {
+    let Some(first) = Lines::of(path)?.next() else {
+        return Ok(None);
+    };
+    Ok(match line::read(&first?.text, None) {
+        line::Line::Good(place) => Some(place.sequence),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn lines(path: &Path) -> Vec<String> {
-        std::fs::read_to_string(path)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect()
-    }
-
-    fn check_chain(path: &Path) {
-        let mut previous = "0".repeat(64);
-        for (index, line) in lines(path).iter().enumerate() {
-            let value: Value = serde_json::from_str(line).unwrap();
-            assert_eq!(value["anchorhold"]["sequence"], json!(index + 1));
-            assert_eq!(value["anchorhold"]["previous"], json!(previous));
-            previous = sha256_hex(line.as_bytes());
-        }
-    }
-
-    #[test]
-    fn lines_are_chained_across_restarts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.ndjson");
-        for _ in 0..3 {
-            let log = AuditLog::open(&path).unwrap();
-            for _ in 0..3 {
-                log.write(json!({"anchorhold": {}, "x": "y".repeat(50_000)}))
-                    .unwrap();
-            }
-        }
-        assert_eq!(lines(&path).len(), 9);
-        check_chain(&path);
-    }
-
-    #[test]
-    fn a_line_cut_off_by_a_crash_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.ndjson");
-        AuditLog::open(&path)
-            .unwrap()
-            .write(json!({"anchorhold": {}}))
-            .unwrap();
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(br#"{"anchorhold":{"sequ"#).unwrap();
-        AuditLog::open(&path)
-            .unwrap()
-            .write(json!({"anchorhold": {}}))
-            .unwrap();
-        assert_eq!(lines(&path).len(), 2);
-        check_chain(&path);
-    }
-
-    #[test]
-    fn a_foreign_last_line_is_not_continued() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.ndjson");
-        std::fs::write(&path, "hello\n").unwrap();
-        assert!(matches!(
-            AuditLog::open(&path),
-            Err(AuditError::LastLine(_))
-        ));
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_written_is_an_error() {
-        let full = AuditLog {
-            path: PathBuf::from("/dev/full"),
-            end: Mutex::new(End {
-                file: OpenOptions::new().write(true).open("/dev/full").unwrap(),
-                length: 0,
-                sequence: 1,
-                previous: String::new(),
-                broken: false,
-            }),
-        };
-        assert!(matches!(
-            full.write(json!({"anchorhold": {}})),
-            Err(AuditError::Io { .. })
-        ));
-    }
-}
+mod tests;

@@ -49,20 +49,42 @@
 //! # [quotas.operations]                  # operations with a quota of their own
 //! # CreateKey = 5
 //!
-//! [[principals]]
-//! arn = "arn:aws:iam::111122223333:user/owner"   # or …:root, or arn:aws:sts::…:assumed-role/R/S
-//! # role = "arn:aws:iam::111122223333:role/path/R"   # a session's role, where it has a path
-//! access_key_id = "AKIAEXAMPLE000000000"
-//! secret_access_key_file = "owner.secret"        # no mode bits for group and others
-//! # session_token_file = "owner.token"
-//! policies = ["owner.json"]                      # identity policies
+//! [audit]
+//! sync = "interval"                      # on the disk 0.2 s after the answer at the latest; "each-line": before it
+//! max_file_mib = 256                     # then a new file is begun
+//!
+//! [[accounts]]
+//! id = "111122223333"
+//! # root = { access_keys = [{ id = "…", secret_file = "…" }] }
+//!
+//! [[accounts.users]]
+//! name = "owner"                         # path = "/team/"
+//! policies = ["owner.json"]              # identity policies, and in the file itself:
+//! inline_policies.look = '''{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:Describe*","Resource":"*"}}'''
+//! permissions_boundary = "boundary.json" # at most this
+//! tags = { team = "blue" }               # aws:PrincipalTag/team
+//! access_keys = [{ id = "AKIAEXAMPLE000000000", secret_file = "owner.secret" }]   # no mode bits for group and others
+//!
+//! [[accounts.roles]]
+//! name = "Host"                          # with path, policies, boundary and tags as a user has them
+//!
+//! [[accounts.roles.sessions]]
+//! name = "i-01"                          # arn:aws:sts::111122223333:assumed-role/Host/i-01
+//! access_key = { id = "ASIAEXAMPLE000000000", secret_file = "i-01.secret" }
+//! session_token_file = "i-01.token"
+//! policies = ["session.json"]            # session policies: at most this
+//! issued = 2026-01-01T00:00:00Z          # aws:TokenIssueTime
+//! expires = 2027-01-01T00:00:00Z
 //! ```
 
+mod principals;
 mod root_key;
 
 pub use crate::quota::Quotas;
+pub use principals::Place;
 pub use root_key::{Argon2Cost, RootKey, SecretSource, TokenKey};
 
+use crate::audit::{AuditSettings, Durability};
 use crate::clock::{Clock, SystemClock};
 use crate::identity::Identity;
 use crate::policy::{IdentityPolicy, Kind, Policy, PolicyError, Principal};
@@ -82,6 +104,8 @@ use zeroize::Zeroizing;
 
 /// What the service is told before it starts.
 pub struct Config {
+    /// How the audit log is kept.
+    pub audit: AuditSettings,
     /// The Region that ARNs and signatures name.
     pub region: String,
     /// Where to listen. Port 0: any that is free.
@@ -207,20 +231,24 @@ pub enum ConfigError {
         /// Why.
         source: AnchorError,
     },
-    /// Not a principal.
-    #[error("{0:?} is not the ARN of a root user, a user or a role session")]
-    Principal(String),
-    /// The role is not the session's.
-    #[error("{role:?} is not the ARN of the role of which {arn:?} is a session")]
-    Role {
-        /// As configured.
-        role: String,
-        /// The principal.
-        arn: String,
+    /// A value that cannot be used.
+    #[error("{place}: {why}")]
+    At {
+        /// File, line and column.
+        place: Place,
+        /// Which value, and what it should be.
+        why: String,
     },
-    /// Not an access key id.
-    #[error("the access key id of {0:?} must be 16 to 128 letters and digits")]
-    AccessKeyId(String),
+    /// Not an identity policy.
+    #[error("{place}: the inline policy {name:?}: {source}")]
+    InlinePolicy {
+        /// File, line and column.
+        place: Place,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<PolicyError>,
+    },
     /// A secret that others may read.
     #[error("{path} has mode {mode:03o}, so that others may read it; run: chmod 600 {path}")]
     SecretMode {
@@ -279,7 +307,47 @@ struct File {
     #[serde(default)]
     quotas: QuotasTable,
     #[serde(default)]
-    principals: Vec<PrincipalTable>,
+    audit: AuditTable,
+    #[serde(default)]
+    accounts: Vec<principals::AccountTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AuditTable {
+    sync: Sync,
+    max_file_mib: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Sync {
+    Interval,
+    EachLine,
+}
+
+impl Default for AuditTable {
+    fn default() -> Self {
+        Self {
+            sync: Sync::Interval,
+            max_file_mib: 256,
+        }
+    }
+}
+
+impl AuditTable {
+    fn settings(&self) -> Result<AuditSettings, ConfigError> {
+        if self.max_file_mib == 0 {
+            return Err(ConfigError::Zero("max_file_mib"));
+        }
+        Ok(AuditSettings {
+            durability: match self.sync {
+                Sync::Interval => Durability::Interval,
+                Sync::EachLine => Durability::EachLine,
+            },
+            file_bytes: u64::from(self.max_file_mib) << 20,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -346,18 +414,6 @@ struct QuotasTable {
     operations: BTreeMap<String, u32>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PrincipalTable {
-    arn: String,
-    role: Option<String>,
-    access_key_id: String,
-    secret_access_key_file: PathBuf,
-    session_token_file: Option<PathBuf>,
-    #[serde(default)]
-    policies: Vec<PathBuf>,
-}
-
 fn default_listen() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 8443))
 }
@@ -410,17 +466,15 @@ impl Config {
         }
         let root_key = file.root_key.read(path, base)?;
         let quotas = quotas(file.quotas)?;
-        let identities: Result<Vec<_>, _> = file
-            .principals
-            .into_iter()
-            .map(|table| identity(base, table))
-            .collect();
+        let source = principals::Source { path, text: &text };
+        let identities = source.identities(file.accounts)?;
         Ok(Self {
             region: file.region,
             listen: file.listen,
             transport,
             state: base.join(file.state),
             anchors,
+            audit: file.audit.settings()?,
             max_document_age: seconds(file.attestation.max_document_age_seconds),
             max_clock_skew: seconds(file.attestation.max_clock_skew_seconds),
             allow_debug: file.attestation.allow_debug,
@@ -433,7 +487,7 @@ impl Config {
             root_key,
             metrics: file.metrics.map(|table| table.listen),
             quotas,
-            identities: identities?,
+            identities,
             clock: Arc::new(SystemClock),
         })
     }
@@ -442,12 +496,13 @@ impl Config {
     /// under a CA made on the first start, state in `state`. AWS's root and `anchors` count.
     pub fn dev(state: &Path, anchors: Vec<Anchor>) -> Self {
         let user = |name: &str, id: &str, secret: &str, policies: Vec<IdentityPolicy>| Identity {
-            principal: Principal::from_arn(&format!("arn:aws:iam::{DEV_ACCOUNT}:user/{name}"))
-                .expect("the ARN is well formed"),
             policies: policies.into(),
-            access_key_id: id.to_owned(),
-            secret_access_key: Zeroizing::new(secret.to_owned()),
-            session_token: None,
+            ..Identity::new(
+                Principal::from_arn(&format!("arn:aws:iam::{DEV_ACCOUNT}:user/{name}"))
+                    .expect("the ARN is well formed"),
+                id,
+                secret,
+            )
         };
         let owner_policy = IdentityPolicy {
             name: "owner".to_owned(),
@@ -464,6 +519,7 @@ impl Config {
             max_document_age: seconds(300),
             max_clock_skew: seconds(60),
             allow_debug: false,
+            audit: AuditSettings::default(),
             limits: Limits::default(),
             root_key: RootKey::InState,
             metrics: None,
@@ -515,53 +571,6 @@ fn quotas(table: QuotasTable) -> Result<Quotas, ConfigError> {
         ml_dsa: table.ml_dsa,
         management: table.management,
         operations: table.operations,
-    })
-}
-
-fn identity(base: &Path, table: PrincipalTable) -> Result<Identity, ConfigError> {
-    let principal =
-        Principal::from_arn(&table.arn).ok_or_else(|| ConfigError::Principal(table.arn.clone()))?;
-    let principal = match table.role {
-        None => principal,
-        Some(role) => principal
-            .with_role(&role)
-            .ok_or_else(|| ConfigError::Role {
-                role,
-                arn: table.arn.clone(),
-            })?,
-    };
-    let id = table.access_key_id;
-    if !(16..=128).contains(&id.len()) || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
-        return Err(ConfigError::AccessKeyId(table.arn));
-    }
-    let policies: Result<Vec<_>, _> = table
-        .policies
-        .into_iter()
-        .map(|policy| {
-            let path = base.join(policy);
-            let parsed = Policy::parse(&read(&path)?, Kind::Identity);
-            match parsed {
-                Ok(policy) => Ok(IdentityPolicy {
-                    name: path.file_stem().map_or_else(
-                        || path.display().to_string(),
-                        |stem| stem.to_string_lossy().into_owned(),
-                    ),
-                    policy,
-                }),
-                Err(source) => Err(ConfigError::Policy { path, source }),
-            }
-        })
-        .collect();
-    let session_token = match table.session_token_file {
-        None => None,
-        Some(path) => Some(read_secret(&base.join(path))?),
-    };
-    Ok(Identity {
-        principal,
-        policies: policies?.into(),
-        access_key_id: id,
-        secret_access_key: read_secret(&base.join(table.secret_access_key_file))?,
-        session_token,
     })
 }
 
@@ -627,12 +636,29 @@ mod tests {
         }
     }
 
-    const PRINCIPAL: &str = r#"
-[[principals]]
-arn = "arn:aws:iam::111122223333:user/owner"
-access_key_id = "AKIAEXAMPLE000000000"
-secret_access_key_file = "owner.secret"
+    const ACCOUNT: &str = r#"
+[[accounts]]
+id = "111122223333"
+
+[[accounts.users]]
+name = "owner"
+path = "/team/"
 policies = ["owner.json"]
+tags = { team = "blue" }
+access_keys = [{ id = "AKIAEXAMPLE000000000", secret_file = "owner.secret" }]
+
+[[accounts.roles]]
+name = "Host"
+path = "/service/"
+tags = { team = "red", stage = "test" }
+
+[[accounts.roles.sessions]]
+name = "i-01"
+access_key = { id = "ASIAEXAMPLE000000000", secret_file = "owner.secret" }
+session_token_file = "owner.secret"
+tags = { team = "green" }
+issued = 2026-01-01T00:00:00Z
+expires = 2027-01-01T00:00:00+01:00
 "#;
 
     #[test]
@@ -640,7 +666,8 @@ policies = ["owner.json"]
         let folder = Folder::new();
         let text = format!(
             "state = \"state\"\nregion = \"eu-west-1\"\nplain_http = true\n\
-             [attestation]\nmax_document_age_seconds = 60\n{PRINCIPAL}"
+             [attestation]\nmax_document_age_seconds = 60\n\
+             [audit]\nsync = \"each-line\"\nmax_file_mib = 1\n{ACCOUNT}"
         );
         let config = folder.read(&text).unwrap();
         assert_eq!(config.region, "eu-west-1");
@@ -648,8 +675,37 @@ policies = ["owner.json"]
         assert_eq!(config.state, folder.0.path().join("state"));
         assert_eq!(config.max_document_age, Duration::from_secs(60));
         assert_eq!(config.anchors, [Anchor::aws_nitro()]);
-        assert_eq!(*config.identities[0].secret_access_key, "a secret");
+        assert_eq!(config.audit.durability, Durability::EachLine);
+        assert_eq!(config.audit.file_bytes, 1 << 20);
         assert!(!config.allow_debug);
+        let [owner, session] = config.identities.as_slice() else {
+            panic!("{} identities", config.identities.len());
+        };
+        assert_eq!(*owner.secret_access_key, "a secret");
+        assert_eq!(
+            owner.principal.arn(),
+            "arn:aws:iam::111122223333:user/team/owner"
+        );
+        assert_eq!(owner.policies.policies[0].name, "owner");
+        assert_eq!(owner.tags["team"], "blue");
+        assert!(owner.session_token.is_none() && owner.expires.is_none());
+        assert_eq!(
+            session.principal.arn(),
+            "arn:aws:sts::111122223333:assumed-role/Host/i-01"
+        );
+        assert_eq!(
+            session.principal.principal_arn(),
+            "arn:aws:iam::111122223333:role/service/Host"
+        );
+        assert_eq!(session.tags["team"], "green");
+        assert_eq!(session.tags["stage"], "test");
+        let seconds = |time: std::time::SystemTime| {
+            time.duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_secs()
+        };
+        assert_eq!(session.issued.map(seconds), Some(1_767_225_600));
+        assert_eq!(session.expires.map(seconds), Some(1_798_758_000));
     }
 
     #[test]
@@ -670,7 +726,7 @@ policies = ["owner.json"]
         folder.write("empty.secret", "\n", 0o600);
         folder.write("bad.json", "{}", 0o644);
         let base = "state = \"s\"\nregion = \"us-east-1\"\nplain_http = true\n";
-        let with = |from: &str, to: &str| format!("{base}{}", PRINCIPAL.replace(from, to));
+        let with = |from: &str, to: &str| format!("{base}{}", ACCOUNT.replacen(from, to, 1));
         for text in [
             "state = \"s\"\nregion = \"us-east-1\"\n".to_owned(),
             "state = \"s\"\nregion = \"US:1\"\nplain_http = true\n".to_owned(),
@@ -684,21 +740,90 @@ policies = ["owner.json"]
             format!("{base}[root_key]\npassphrase_fd = 3\nargon2_memory_kib = 16\n"),
             format!("{base}[root_key]\npassphrase_credential = \"../x\"\n"),
             format!("{base}[root_key.token]\nmodule = \"m\"\ntoken = \"t\"\nkey = \"k\"\n"),
+            format!("{base}[audit]\nmax_file_mib = 0\n"),
+            format!("{base}[audit]\nsync = \"never\"\n"),
             format!("{base}[attestation]\nextra_anchors = [\"owner.json\"]\n"),
             format!("{base}[attestation]\nskip = true\n"),
             with("owner.secret", "open.secret"),
             with("owner.secret", "empty.secret"),
             with("owner.secret", "absent.secret"),
-            with("owner.json", "bad.json"),
-            with("user/owner", "group/owner"),
-            with("AKIAEXAMPLE000000000", "AKIA/0000000000000"),
-            with(
-                "[[principals]]",
-                "[[principals]]\nrole = \"arn:aws:iam::111122223333:role/x\"",
-            ),
+            with("session_token_file = \"owner.secret\"", ""),
         ] {
             assert!(folder.read(&text).is_err(), "{text}");
         }
         assert!(folder.read(&with("", "")).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_principal_is_named_with_line_and_column() {
+        let folder = Folder::new();
+        folder.write("bad.json", "{}", 0o644);
+        let base = "state = \"s\"\nregion = \"us-east-1\"\nplain_http = true\n";
+        for (from, to, words) in [
+            (
+                "\"111122223333\"",
+                "\"1111\"",
+                "kms.toml:6:6: \"1111\" is not an account",
+            ),
+            (
+                "\"owner\"",
+                "\"own/er\"",
+                "kms.toml:9:8: \"own/er\" is not a name",
+            ),
+            (
+                "\"/team/\"",
+                "\"team\"",
+                "kms.toml:10:8: \"team\" is not a path",
+            ),
+            ("owner.json", "absent.json", "kms.toml:11:13: "),
+            ("owner.json", "bad.json", "bad.json: "),
+            (
+                "AKIAEXAMPLE000000000",
+                "AKIA/0000000000000",
+                "kms.toml:13:23: ",
+            ),
+            (
+                "AKIAEXAMPLE000000000",
+                "ASIAEXAMPLE000000000",
+                "the access key \"ASIAEXAMPLE000000000\" is there already",
+            ),
+            ("\"i-01\"", "\"x\"", "is not a session's name"),
+            (
+                "2026-01-01T00:00:00Z",
+                "2026-01-01",
+                "is not a time with its zone",
+            ),
+            (
+                "tags = { team = \"blue\" }",
+                "tags = { team = 1 }",
+                "line 12",
+            ),
+            (
+                "tags = { team = \"blue\" }",
+                "inline_policies.x = '{}'",
+                "kms.toml:12:21: the inline policy \"x\"",
+            ),
+            ("name = \"owner\"", "nmae = \"owner\"", "nmae"),
+        ] {
+            let text = format!("{base}{}", ACCOUNT.replacen(from, to, 1));
+            assert_ne!(text, format!("{base}{ACCOUNT}"));
+            let Err(error) = folder.read(&text) else {
+                panic!("accepted: {from} as {to}");
+            };
+            let error = error.to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let twice = ACCOUNT.replace(
+            "[[accounts.roles]]",
+            "[[accounts.users]]\nname = \"owner\"\n[[accounts.roles]]",
+        );
+        let Err(error) = folder.read(&format!("{base}{twice}")) else {
+            panic!("a user twice");
+        };
+        assert!(
+            error
+                .to_string()
+                .contains("the user \"owner\" is there already")
+        );
     }
 }

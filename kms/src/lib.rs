@@ -12,10 +12,11 @@
 
 #![forbid(unsafe_code)]
 
-mod audit;
+pub mod audit;
 mod backup;
 mod cache;
 mod ciphertext;
+mod circumstances;
 mod clock;
 pub mod config;
 mod control;
@@ -35,12 +36,13 @@ mod root_key;
 mod sealing;
 mod server;
 mod service;
+pub mod simulation;
 mod state;
 mod store;
 mod tls;
 mod token;
 
-pub use audit::AuditError;
+pub use audit::{AuditError, AuditSettings, Durability};
 pub use backup::{BackupError, restore};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError};

@@ -5,11 +5,10 @@
 //! material before the policies have allowed it.
 
 use crate::ciphertext::{self, Ciphertext};
+use crate::circumstances::Circumstances;
 use crate::identity::Caller;
 use crate::key_name::{KeyName, alias_arn, is_alias, key_arn};
-use crate::policy::{
-    Context, Decision, Kind, MAX_POLICY_BYTES, Outcome, Policy, PrincipalKind, Question, decide,
-};
+use crate::policy::{Context, Decision, Kind, MAX_POLICY_BYTES, Outcome, Policy, Question, decide};
 use crate::recipient::Recipient;
 use crate::refusal::Refusal;
 use crate::request::{MAX_CONTEXT_LENGTH, Request, context_length};
@@ -535,34 +534,15 @@ impl Call<'_> {
 
     /// The condition keys that every request has.
     fn context(&self) -> Context {
-        let principal = &self.caller.principal;
-        let mut context = Context::new();
-        context.put("aws:PrincipalArn", principal.principal_arn());
-        context.put("aws:PrincipalAccount", principal.account());
-        context.put("kms:CallerAccount", principal.account());
-        let (kind, user) = match principal.kind() {
-            PrincipalKind::Root => ("Account", None),
-            PrincipalKind::User => ("User", principal.arn().rsplit('/').next()),
-            PrincipalKind::Session { .. } => ("AssumedRole", None),
-        };
-        context.put("aws:PrincipalType", kind);
-        if let Some(user) = user {
-            context.put("aws:username", user);
+        Circumstances {
+            caller: self.caller,
+            now: self.now,
+            source: self.source,
+            is_tls: self.is_tls,
+            region: &self.core.region,
+            user_agent: self.user_agent,
         }
-        context.put("aws:SourceIp", self.source.to_canonical().to_string());
-        context.put("aws:SecureTransport", self.is_tls.to_string());
-        context.put("aws:RequestedRegion", self.core.region.as_str());
-        context.put("aws:ViaAWSService", "false");
-        context.put("aws:PrincipalIsAWSService", "false");
-        if let Some(agent) = self.user_agent {
-            context.put("aws:UserAgent", agent);
-        }
-        let now_ms = self.now_ms();
-        context.put("aws:EpochTime", now_ms.div_euclid(1000).to_string());
-        if let Ok(now) = jiff::Timestamp::from_second(now_ms.div_euclid(1000)) {
-            context.put("aws:CurrentTime", now.to_string());
-        }
-        context
+        .context()
     }
 
     fn key_context(&self, key: &Key) -> Result<Context, Refusal> {
@@ -689,8 +669,8 @@ impl Call<'_> {
             ));
         }
         let malformed = |why: String| Refusal::new("MalformedPolicyDocumentException", why);
-        let policy =
-            Policy::parse(text, Kind::Key).map_err(|error| malformed(error.to_string()))?;
+        let policy = Policy::parse(text, Kind::Key)
+            .map_err(|error| malformed(error.message()).because(error.to_string()))?;
         if bypass {
             return Ok(());
         }

@@ -13,14 +13,18 @@
 //!    grant and an identity policy, unless the principal's own account issued the grant.
 //! 4. A permissions boundary and session policies limit what identity policies allow, and what is
 //!    allowed to a role; not what is allowed to a user, a session or everyone by name.
-//! 5. What has no key (`CreateKey`, `GenerateRandom`) is up to the identity policies, and
+//! 5. An attestation document that chains to another root than AWS's opens nothing, unless the
+//!    Allow statement itself names that root's fingerprint (module `anchor`).
+//! 6. What has no key (`CreateKey`, `GenerateRandom`) is up to the identity policies, and
 //!    `RetireGrant` to the grant.
 
+mod anchor;
 mod condition;
 mod context;
 mod decision;
 mod document;
 mod grant;
+mod keys;
 mod pattern;
 mod principal;
 
@@ -178,7 +182,9 @@ impl Facts<'_> {
         // The principal's side: its own policies, unless the key's side did without them.
         let by_role = same_account && named == Naming::Role;
         let needs_identity = !(by_role || self.issued_by_own_account);
-        let is_own_root = question.principal.is_root() && same_account;
+        // Where there is a key, its policy has named a foreign anchor by now; else nobody has.
+        let is_attested_by_stranger = anchor::foreign(question.context).is_some() && !self.has_key;
+        let is_own_root = question.principal.is_root() && same_account && !is_attested_by_stranger;
         if needs_identity && !is_own_root && !self.has_allow(Source::IdentityPolicy) {
             return Outcome::Unmentioned(Source::IdentityPolicy);
         }
@@ -229,11 +235,20 @@ fn judge(
     } else if !statement.has_resource(question.resource, question.context) {
         StatementOutcome::OtherResource
     } else {
+        let allows = statement.effect == Effect::Allow;
         conditions = statement
             .conditions
             .iter()
-            .map(|c| c.judge(question.context))
+            .map(|c| c.judge(question.context, allows))
             .collect();
+        let grants = matches!(source, Source::KeyPolicy | Source::IdentityPolicy);
+        if allows
+            && grants
+            && let Some(found) = anchor::foreign(question.context)
+            && !statement.names_anchor(found)
+        {
+            conditions.push(anchor::aws_only(found));
+        }
         if conditions.iter().any(|c| !c.met) {
             StatementOutcome::ConditionNotMet
         } else {

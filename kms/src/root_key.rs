@@ -132,6 +132,13 @@ pub(crate) fn open(state: &StateFolder, root: &RootKey) -> Result<Secret, RootKe
     }
 }
 
+/// The store's key, for reading what is authenticated under it while a service runs. Makes none.
+pub(crate) fn existing(state: &StateFolder, root: &RootKey) -> Result<Secret, RootKeyError> {
+    let path = state.file("root.wrapped");
+    let bytes = read(&path)?.ok_or_else(|| RootKeyError::Missing(path.clone()))?;
+    unwrap(state, root, &path, &bytes)
+}
+
 /// Wraps the store's key under another root key, in place of the old one, at one moment: after a crash it
 /// is either the old one or the new one.
 pub(crate) fn rewrap(

@@ -2,7 +2,7 @@
 //!
 //! Every wait has an end, every buffer a size. What a request means is not decided here.
 
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{self, AuditError, AuditKey, AuditLog};
 use crate::cache::Cache;
 use crate::config::{Config, Limits, Transport};
 use crate::control::Control;
@@ -122,9 +122,15 @@ impl Service {
         }
         let directory = Directory::new(config.identities).ok_or(StartError::AccessKeyTwice)?;
         let state = StateFolder::open(&config.state)?;
+        let store_is_new = !state.file("store.redb").exists();
         let key = root_key::open(&state, &config.root_key)?;
         let store = Store::open(&state.file("store.redb"), &key)?;
-        let audit = AuditLog::open(&state.file("audit.ndjson"))?;
+        let audit = AuditLog::open(
+            &state.file("audit.ndjson"),
+            AuditKey::derive(&key),
+            config.audit,
+            store_is_new,
+        )?;
         let now = config.clock.now();
         let certificates = match &config.transport {
             Transport::PlainHttp => None,
@@ -176,15 +182,14 @@ impl Service {
             });
             let looking = certificates
                 .map(|certificates| tokio::spawn(look_after(certificates, Arc::downgrade(&core))));
+            let keeper = tokio::spawn(keep_audit_log(Arc::downgrade(&core)));
             server.accept(listener).await;
             // To its end it says that the service is not ready.
-            for helper in [monitor, looking].into_iter().flatten() {
+            for helper in [monitor, looking, Some(keeper)].into_iter().flatten() {
                 helper.abort();
                 let _ = helper.await;
             }
-            if let Err(error) = core.audit.sync() {
-                tracing::error!(%error, "the audit log could not be synced");
-            }
+            sync_audit_log(&core).await;
             // Only now may another service take the folder.
             drop(control);
             drop(core);
@@ -306,6 +311,24 @@ fn reload(certificates: &Certificates, core: &Core) -> Result<(), TlsError> {
     }
     core.metrics.reload(outcome.is_ok());
     outcome
+}
+
+/// Has the audit log on the disk soon after it was written.
+async fn keep_audit_log(core: Weak<Core>) {
+    loop {
+        sleep(audit::SYNC_INTERVAL).await;
+        let Some(core) = core.upgrade() else { return };
+        sync_audit_log(&core).await;
+    }
+}
+
+async fn sync_audit_log(core: &Arc<Core>) {
+    let core = Arc::clone(core);
+    let synced = tokio::task::spawn_blocking(move || core.audit.sync());
+    // The task fails only by a panic, or with the runtime.
+    if let Ok(Err(error)) = synced.await {
+        tracing::error!(%error, "the audit log could not be synced");
+    }
 }
 
 struct Server {

@@ -137,7 +137,7 @@ impl Core {
             tracing::error!(request = %event.request_id, reason = refusal.reason, "internal error");
         }
         let record = event.record(&self.region, outcome.as_ref().err());
-        let written = self.audit.write(record);
+        let written = self.audit.write(&record);
         self.audit_fails.store(written.is_err(), Ordering::Release);
         let outcome = match written {
             Ok(()) => outcome,
@@ -222,8 +222,8 @@ impl Core {
         let presented = Presented::parse(parts)?;
         event.presented_key = Some(presented.access_key_id().to_owned());
         let expected = Expected {
-            region: &self.region,
-            service: "kms",
+            regions: &[&self.region],
+            services: &["kms"],
             now: event.time,
             max_skew: DEFAULT_MAX_SKEW,
         };

@@ -54,10 +54,10 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StateError + '_ {
     }
 }
 
-/// The folder, locked for as long as this lives.
+/// The folder, locked for as long as this lives, unless it is only read.
 pub(crate) struct StateFolder {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl StateFolder {
@@ -79,13 +79,21 @@ impl StateFolder {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 path: path.to_owned(),
-                _lock: lock,
+                _lock: Some(lock),
             }),
             Err(TryLockError::WouldBlock) => Err(StateError::Locked(path.to_owned())),
             Err(TryLockError::Error(source)) => Err(StateError::Io {
                 path: lock_path,
                 source,
             }),
+        }
+    }
+
+    /// For reading only, while a service may be running on it. Makes nothing.
+    pub(crate) fn for_reading(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            _lock: None,
         }
     }
 

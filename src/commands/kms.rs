@@ -1,14 +1,19 @@
 //! `anchorhold kms`: the key service, and the few requests to it that a first
 //! try needs. Any AWS client can make the others.
 
+mod audit;
 mod backup;
 mod bench;
+mod explain;
 mod rewrap;
+mod simulate;
+mod trace;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anchorhold_kms::{Config, Service, config};
+use anchorhold_kms::{Config, Running, Service, config};
 use anchorhold_kms_wire::shapes::{CreateAliasRequest, CreateKeyRequest, PutKeyPolicyRequest};
 use anchorhold_parent::lifecycle::Home;
 use anchorhold_simulator::DevelopmentRoot;
@@ -37,6 +42,13 @@ pub(crate) enum Command {
     Rewrap(rewrap::Arguments),
     /// Measure what the key service manages on this machine
     Bench(bench::Arguments),
+    /// Say why a request was allowed or refused, from the audit log
+    Explain(explain::Arguments),
+    /// Say what would be allowed or refused, and why
+    Simulate(simulate::Arguments),
+    /// Check the audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 #[derive(Args)]
@@ -47,6 +59,7 @@ pub(crate) enum Command {
     owner  AKIDANCHORHOLDOWNER0  anchorhold-owner-secret-for-development-only  (may do all)\n    \
     host   AKIDANCHORHOLDHOST00  anchorhold-host-secret-for-development-only   (may do what key policies say)\n  \
     It trusts AWS's Nitro root and this machine's development root, which signs for the sandbox backend.\n\
+    A key of that root's enclaves needs a policy that names it: anchorhold policy --anchor.\n\
     With --config the service trusts AWS's root alone unless the file names another.")]
 pub(crate) struct ServeArguments {
     /// One account with published credentials, for tests
@@ -99,16 +112,27 @@ pub(crate) struct PutKeyPolicyArguments {
     policy: PathBuf,
 }
 
-pub(crate) fn run(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Serve(arguments) => serve(&arguments),
-        Command::CreateKey(arguments) => super::block_on(create_key(&arguments)),
-        Command::PutKeyPolicy(arguments) => super::block_on(put_key_policy(&arguments)),
-        Command::Backup(arguments) => backup::backup(&arguments),
-        Command::Restore(arguments) => backup::restore(&arguments),
-        Command::Rewrap(arguments) => rewrap::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
+impl Command {
+    /// Whether it reads and prints, and nothing else.
+    pub(crate) fn only_prints(&self) -> bool {
+        matches!(self, Self::Explain(_) | Self::Simulate(_) | Self::Audit(_))
     }
+}
+
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(arguments) => serve(&arguments)?,
+        Command::CreateKey(arguments) => super::block_on(create_key(&arguments))?,
+        Command::PutKeyPolicy(arguments) => super::block_on(put_key_policy(&arguments))?,
+        Command::Backup(arguments) => backup::backup(&arguments)?,
+        Command::Restore(arguments) => backup::restore(&arguments)?,
+        Command::Rewrap(arguments) => rewrap::run(&arguments)?,
+        Command::Bench(arguments) => bench::run(&arguments)?,
+        Command::Explain(arguments) => explain::run(&arguments)?,
+        Command::Simulate(arguments) => return Ok(simulate::run(&arguments)),
+        Command::Audit(command) => return Ok(audit::run(&command)),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve(arguments: &ServeArguments) -> anyhow::Result<()> {
@@ -147,6 +171,9 @@ fn serve(arguments: &ServeArguments) -> anyhow::Result<()> {
                 println!("CA {}", state.join("ca.pem").display());
             }
             if dev {
+                print!("{}", exports(running, &state, development));
+            }
+            if dev {
                 println!(
                     "development preset: anybody who reaches this port may use its published credentials"
                 );
@@ -161,6 +188,29 @@ fn state_folder(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         Some(named) => Ok(named.to_owned()),
         None => Ok(Home::from_environment()?.state()?.join("kms")),
     }
+}
+
+/// The lines that a shell reads to be the preset's owner.
+fn exports(running: &Running, state: &Path, development_tls: bool) -> String {
+    let mut lines = vec![
+        format!("export AWS_ENDPOINT_URL_KMS={}", running.url()),
+        format!("export AWS_REGION={}", config::DEV_REGION),
+        format!(
+            "export AWS_ACCESS_KEY_ID={}",
+            config::DEV_OWNER_ACCESS_KEY_ID
+        ),
+        format!(
+            "export AWS_SECRET_ACCESS_KEY={}",
+            config::DEV_OWNER_SECRET_ACCESS_KEY
+        ),
+    ];
+    if development_tls {
+        lines.insert(
+            1,
+            format!("export AWS_CA_BUNDLE='{}'", state.join("ca.pem").display()),
+        );
+    }
+    lines.join("\n") + "\n"
 }
 
 /// The development preset, with this machine's development root beside AWS's.

@@ -86,16 +86,17 @@ pub(crate) enum Command {
 impl Command {
     /// Whether all that it does is to read files and print.
     pub(crate) fn only_prints(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Command::Kms(command) => command.only_prints(),
             Command::Describe(_)
-                | Command::Diff(_)
-                | Command::Sbom(_)
-                | Command::VerifyImage(_)
-                | Command::Policy(_)
-                | Command::Verify(_)
-                | Command::Inspect(_)
-        )
+            | Command::Diff(_)
+            | Command::Sbom(_)
+            | Command::VerifyImage(_)
+            | Command::Policy(_)
+            | Command::Verify(_)
+            | Command::Inspect(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -123,7 +124,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Conformance(arguments) => Ok(conformance::run(&arguments)),
         Command::Seal(arguments) => block_on(seal::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Open(arguments) => block_on(open::run(&arguments)).map(|()| ExitCode::SUCCESS),
-        Command::Kms(command) => kms::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Kms(command) => kms::run(command),
         Command::SuperviseEnclave => Ok(supervise::run()),
     }
 }

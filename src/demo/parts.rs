@@ -241,6 +241,7 @@ impl<'a> Parts<'a> {
             &self.measurements,
             Some(&format!("arn:aws:iam::{DEV_ACCOUNT}:user/host")),
             Some(&format!("arn:aws:iam::{DEV_ACCOUNT}:user/owner")),
+            &self.root.anchor(),
         )?;
         let owner = self.owner()?;
         let created = owner

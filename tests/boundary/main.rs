@@ -24,3 +24,4 @@ mod replayed_document;
 mod sealed_frames;
 mod stripped_recipient;
 mod swapped_data_key;
+mod unnamed_anchor;

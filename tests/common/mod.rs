@@ -386,21 +386,27 @@ impl House {
             .collect()
     }
 
-    /// Writes the key policy for an image: it may use the key through the host, and the owner may do all.
+    /// Writes the key policy for an image: it may use the key through the host, and the owner may do all. The
+    /// development root's documents count.
     pub fn policy(&self, image: &Path, name: &str) -> PathBuf {
+        let root = self.path("development-root/root.pem");
+        self.policy_with(image, name, &["--anchor", root.to_str().expect("UTF-8")])
+    }
+
+    /// The same with other arguments in place of `--anchor`.
+    pub fn policy_with(&self, image: &Path, name: &str, more: &[&str]) -> PathBuf {
         let owner = Who::Owner.arn();
         let host = Who::Host.arn();
-        let policy = self.must(
-            Who::Owner,
-            [
-                OsStr::new("policy"),
-                image.as_os_str(),
-                OsStr::new("--principal"),
-                OsStr::new(&host),
-                OsStr::new("--owner"),
-                OsStr::new(&owner),
-            ],
-        );
+        let mut arguments = vec![
+            OsStr::new("policy"),
+            image.as_os_str(),
+            OsStr::new("--principal"),
+            OsStr::new(&host),
+            OsStr::new("--owner"),
+            OsStr::new(&owner),
+        ];
+        arguments.extend(more.iter().map(OsStr::new));
+        let policy = self.must(Who::Owner, arguments);
         self.write(name, policy)
     }
 

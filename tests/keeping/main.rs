@@ -55,8 +55,8 @@ pub(crate) fn audited(path: &Path) -> Vec<Value> {
     for (index, line) in text.split_terminator('\n').enumerate() {
         let value: Value =
             serde_json::from_str(line).unwrap_or_else(|e| panic!("line {index}: {e}"));
-        assert_eq!(value["anchorhold"]["sequence"], index + 1, "line {index}");
-        assert_eq!(value["anchorhold"]["previous"], previous, "line {index}");
+        assert_eq!(value["chain"]["sequence"], index + 1, "line {index}");
+        assert_eq!(value["chain"]["previous"], previous, "line {index}");
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, line.as_bytes());
         previous = hex::encode(digest);
         lines.push(value);

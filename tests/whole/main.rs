@@ -8,4 +8,5 @@ mod cards;
 mod conformance;
 mod contract;
 mod images;
+mod reasons;
 mod verify;

@@ -10,6 +10,7 @@
 //!   a Deny off, such statements are refused when the policy is read.
 
 use super::context::Context;
+use super::keys::KeyShape;
 use super::pattern::{Case, Pattern, PatternError, Syntax};
 use base64::Engine as _;
 use serde::Serialize;
@@ -35,6 +36,11 @@ pub enum ConditionError {
     /// A key without values.
     #[error("the condition key {0} has no values")]
     NoValues(String),
+    /// `ForAllValues` with a key of one value, which is met by requests without the key.
+    #[error(
+        "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified {0} or with an unspecified {0}. To fix, remove ForAllValues."
+    )]
+    OverlyPermissive(&'static str),
     /// A value of the wrong kind.
     #[error("{value:?} is not {wanted}")]
     Value {
@@ -47,6 +53,9 @@ pub enum ConditionError {
     #[error(transparent)]
     Pattern(#[from] PatternError),
 }
+
+/// The fingerprint of the root that a request's attestation document chains to.
+pub(super) const ANCHOR: &str = "anchorhold:Anchor";
 
 /// One operator, one key, its values.
 #[derive(Debug, Clone, PartialEq)]
@@ -240,6 +249,15 @@ impl Operand {
         })
     }
 
+    /// Whether it has a variable that the request has no value for.
+    fn lacks_a_value(&self, context: &Context) -> bool {
+        match &self.wanted {
+            Wanted::Text(pattern, _) => pattern.lacks_a_value(context),
+            Wanted::Arn(patterns) => patterns.iter().any(|p| p.lacks_a_value(context)),
+            _ => false,
+        }
+    }
+
     fn matches(&self, found: &str, context: &Context) -> bool {
         match &self.wanted {
             Wanted::Text(pattern, case) => pattern.matches(found, context, *case),
@@ -315,15 +333,52 @@ impl Condition {
         })
     }
 
-    pub(super) fn judge(&self, context: &Context) -> ConditionTrace {
+    /// `for_allow` says that the condition opens something. Then a variable that the request has no
+    /// value for leaves it unmet; under a negated operator it would be met otherwise.
+    pub(super) fn judge(&self, context: &Context, for_allow: bool) -> ConditionTrace {
         let found = context.values(&self.shown_key);
+        let unresolved = for_allow && self.values.iter().any(|v| v.lacks_a_value(context));
         ConditionTrace {
-            met: self.is_met(found, context),
+            met: !unresolved && self.is_met(found, context),
             operator: self.shown_operator.clone(),
             key: self.shown_key.clone(),
             expected: self.values.iter().map(|v| v.shown.clone()).collect(),
             found: found.map(shown),
         }
+    }
+
+    /// Key policies: `ForAllValues` with a key that has one value at most is met where the request
+    /// lacks the key. AWS KMS refuses it for these two.
+    pub(super) fn check_for_key_policy(&self) -> Result<(), ConditionError> {
+        let key = self.shown_key.to_ascii_lowercase();
+        let what = if key.starts_with("kms:encryptioncontext:") {
+            "encryption context"
+        } else if key.starts_with("aws:requesttag/") {
+            "tag"
+        } else {
+            return Ok(());
+        };
+        if self.quantifier == Quantifier::All {
+            return Err(ConditionError::OverlyPermissive(what));
+        }
+        Ok(())
+    }
+
+    /// Whether this says, in so many words, that the anchor is this one: a plain, positive
+    /// equality with its fingerprint among the values. Patterns, variables, negations,
+    /// quantifiers and `IfExists` name nobody.
+    pub(super) fn names_anchor(&self, fingerprint: &str) -> bool {
+        self.shown_key.eq_ignore_ascii_case(ANCHOR)
+            && matches!(self.operator.test, Test::Text { like: false, .. })
+            && !self.operator.negated
+            && self.quantifier == Quantifier::One
+            && !self.if_exists
+            && self.values.iter().any(|value| match &value.wanted {
+                Wanted::Text(pattern, _) => pattern
+                    .literal()
+                    .is_some_and(|text| text.eq_ignore_ascii_case(fingerprint)),
+                _ => false,
+            })
     }
 
     fn is_met(&self, found: Option<&[String]>, context: &Context) -> bool {
@@ -363,121 +418,6 @@ pub(super) fn shown(values: &[String]) -> Vec<String> {
         shown.push(format!("… {} more", values.len() - MOST));
     }
     shown
-}
-
-/// How many values a condition key has in one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeyShape {
-    One,
-    Many,
-}
-
-impl KeyShape {
-    /// The keys of AWS's service that this one knows, and the global ones. Keys of other services
-    /// are refused: they would be missing in every request, so that a Deny with them would
-    /// be off without a word.
-    fn of(key: &str) -> Option<Self> {
-        let key = key.to_ascii_lowercase();
-        let (prefix, name) = key.split_once(':')?;
-        let one = match prefix {
-            "kms" => match name {
-                "encryptioncontextkeys" | "resourcealiases" | "grantoperations" => {
-                    return Some(Self::Many);
-                }
-                "bypasspolicylockoutsafetycheck"
-                | "calleraccount"
-                | "customermasterkeyspec"
-                | "customermasterkeyusage"
-                | "datakeypairspec"
-                | "encryptionalgorithm"
-                | "expirationmodel"
-                | "grantconstrainttype"
-                | "granteeprincipal"
-                | "grantisforawsresource"
-                | "keyagreementalgorithm"
-                | "keyorigin"
-                | "keyspec"
-                | "keyusage"
-                | "macalgorithm"
-                | "messagetype"
-                | "multiregion"
-                | "multiregionkeytype"
-                | "primaryregion"
-                | "reencryptonsamekey"
-                | "replicaregion"
-                | "requestalias"
-                | "retiringprincipal"
-                | "rotationperiodindays"
-                | "scheduledeletionpendingwindowindays"
-                | "schedulekeydeletionpendingwindowindays"
-                | "signingalgorithm"
-                | "validto"
-                | "viaservice"
-                | "wrappingalgorithm"
-                | "wrappingkeyspec" => true,
-                _ => match name.split_once(':') {
-                    Some(("encryptioncontext", context_key)) => !context_key.is_empty(),
-                    Some(("recipientattestation", measurement)) => {
-                        measurement == "imagesha384"
-                            || measurement
-                                .strip_prefix("pcr")
-                                .is_some_and(|n| (0..32).any(|i: u8| i.to_string() == n))
-                    }
-                    _ => false,
-                },
-            },
-            "aws" => match name {
-                "tagkeys"
-                | "calledvia"
-                | "principalorgpaths"
-                | "principalservicenameslist"
-                | "resourceorgpaths"
-                | "sourceorgpaths" => return Some(Self::Many),
-                "calledviafirst"
-                | "calledvialast"
-                | "currenttime"
-                | "epochtime"
-                | "federatedprovider"
-                | "multifactorauthage"
-                | "multifactorauthpresent"
-                | "principalaccount"
-                | "principalarn"
-                | "principalisawsservice"
-                | "principalorgid"
-                | "principalservicename"
-                | "principaltype"
-                | "referer"
-                | "requestedregion"
-                | "resourceaccount"
-                | "resourceorgid"
-                | "securetransport"
-                | "sourceaccount"
-                | "sourcearn"
-                | "sourceidentity"
-                | "sourceip"
-                | "sourceorgid"
-                | "sourcevpc"
-                | "sourcevpcarn"
-                | "sourcevpce"
-                | "tokenissuetime"
-                | "useragent"
-                | "userid"
-                | "username"
-                | "viaawsservice"
-                | "vpcsourceip"
-                | "ec2instancesourcevpc"
-                | "ec2instancesourceprivateipv4" => true,
-                _ => match name.split_once('/') {
-                    Some(("principaltag" | "requesttag" | "resourcetag", tag)) => !tag.is_empty(),
-                    _ => false,
-                },
-            },
-            // Ours: the fingerprint of the root that an attestation document chains to.
-            "anchorhold" => name == "anchor",
-            _ => false,
-        };
-        one.then_some(Self::One)
-    }
 }
 
 /// A decimal number of at most 18 digits before the point and 9 after it.
@@ -604,7 +544,7 @@ mod tests {
         if let Some(found) = found {
             context.put(key, found);
         }
-        condition.judge(&context).met
+        condition.judge(&context, false).met
     }
 
     fn met_by_many(operator: &str, expected: &[&str], found: &[&str]) -> bool {
@@ -613,7 +553,7 @@ mod tests {
         let condition = Condition::parse(operator, key, &values, true).unwrap();
         let mut context = Context::new();
         context.put_all(key, found.iter().map(ToString::to_string));
-        condition.judge(&context).met
+        condition.judge(&context, false).met
     }
 
     #[test]
@@ -809,6 +749,54 @@ mod tests {
             Condition::parse("StringEquals", "aws:UserAgent", &["a".to_owned()], true).unwrap();
         let mut context = Context::new();
         context.put_all("aws:UserAgent", ["a".to_owned(), "a".to_owned()]);
-        assert!(!condition.judge(&context).met);
+        assert!(!condition.judge(&context, false).met);
+    }
+
+    #[test]
+    fn a_variable_without_a_value_never_opens_anything() {
+        let condition = Condition::parse(
+            "StringNotEquals",
+            "aws:UserAgent",
+            &["${aws:username}".to_owned()],
+            true,
+        )
+        .unwrap();
+        let mut context = Context::new();
+        context.put("aws:UserAgent", "a");
+        assert!(!condition.judge(&context, true).met);
+        assert!(condition.judge(&context, false).met);
+        context.put("aws:username", "b");
+        assert!(condition.judge(&context, true).met);
+    }
+
+    #[test]
+    fn only_a_plain_positive_equality_names_an_anchor() {
+        let names = |operator: &str, key: &str, value: &str| {
+            Condition::parse(operator, key, &["x".to_owned(), value.to_owned()], true)
+                .unwrap()
+                .names_anchor("ab12")
+        };
+        assert!(names("StringEquals", "anchorhold:Anchor", "ab12"));
+        assert!(names("StringEqualsIgnoreCase", "ANCHORHOLD:anchor", "AB12"));
+        for (operator, key, value) in [
+            ("StringEquals", "anchorhold:Anchor", "ab13"),
+            ("StringEquals", "anchorhold:Anchor", "ab1"),
+            ("StringEquals", "anchorhold:Anchor", ""),
+            ("StringEquals", "anchorhold:Anchor", "${anchorhold:Anchor}"),
+            (
+                "StringEquals",
+                "anchorhold:Anchor",
+                "${aws:username, 'ab12'}",
+            ),
+            ("StringLike", "anchorhold:Anchor", "*"),
+            ("StringLike", "anchorhold:Anchor", "ab12"),
+            ("StringNotEquals", "anchorhold:Anchor", "ab12"),
+            ("StringEqualsIfExists", "anchorhold:Anchor", "ab12"),
+            ("ForAllValues:StringEquals", "anchorhold:Anchor", "ab12"),
+            ("ForAnyValue:StringEquals", "anchorhold:Anchor", "ab12"),
+            ("StringEquals", "aws:UserAgent", "ab12"),
+        ] {
+            assert!(!names(operator, key, value), "{operator} {key} {value}");
+        }
     }
 }

@@ -83,6 +83,9 @@ pub enum PolicyError {
     /// Two statements of one name.
     #[error("two statements have the Sid {0:?}")]
     SidTwice(String),
+    /// AWS KMS takes Latin-1 without control characters only.
+    #[error("the policy has the character {0:?}, which a key policy must not have")]
+    Character(char),
     /// A pattern that cannot be read.
     #[error("{place}: {source}")]
     Pattern {
@@ -99,6 +102,22 @@ pub enum PolicyError {
         /// Why.
         source: ConditionError,
     },
+}
+
+impl PolicyError {
+    /// What the caller of the service gets: AWS's text where it is known, else this error's own.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Principal { .. } => {
+                "Policy contains a statement with one or more invalid principals.".to_owned()
+            }
+            Self::Condition {
+                source: source @ ConditionError::OverlyPermissive(_),
+                ..
+            } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// A policy whose every element is understood.
@@ -133,6 +152,11 @@ struct Selection {
 }
 
 impl Selection {
+    const NOTHING: Self = Self {
+        patterns: Vec::new(),
+        inverted: false,
+    };
+
     fn selects(&self, text: &str, context: &Context, case: Case) -> bool {
         self.inverted != self.patterns.iter().any(|p| p.matches(text, context, case))
     }
@@ -142,6 +166,11 @@ impl Statement {
     pub(super) fn has_action(&self, action: &str) -> bool {
         // Actions take no variables, so that no context is needed.
         self.actions.selects(action, &Context::new(), Case::Ignored)
+    }
+
+    /// Whether the statement names this anchor; see [`Condition::names_anchor`].
+    pub(super) fn names_anchor(&self, fingerprint: &str) -> bool {
+        self.conditions.iter().any(|c| c.names_anchor(fingerprint))
     }
 
     pub(super) fn has_resource(&self, resource: &str, context: &Context) -> bool {
@@ -158,6 +187,11 @@ impl Policy {
     pub fn parse(text: &str, kind: Kind) -> Result<Self, PolicyError> {
         if text.len() > MAX_POLICY_BYTES {
             return Err(PolicyError::TooLong(text.len()));
+        }
+        if kind == Kind::Key
+            && let Some(strange) = text.chars().find(|c| !is_policy_character(*c))
+        {
+            return Err(PolicyError::Character(strange));
         }
         let value = crate::json::value(text).map_err(|e| PolicyError::Json(e.to_string()))?;
         let Value::Object(object) = value else {
@@ -261,11 +295,14 @@ fn statement(
         None => return Err(reader.missing("Effect")),
         Some(_) => return Err(reader.wrong("Effect", "\"Allow\" or \"Deny\"")),
     };
+    // AWS KMS takes a statement without one of them, which then has no effect. A Deny without
+    // effect would leave open what its author wanted closed, and is refused.
+    let may_lack = kind == Kind::Key && effect == Effect::Allow;
     Ok(Statement {
         principal: reader.principal(kind, effect)?,
-        actions: reader.selection("Action", "NotAction")?,
-        resources: reader.selection("Resource", "NotResource")?,
-        conditions: reader.conditions()?,
+        actions: reader.selection("Action", "NotAction", may_lack)?,
+        resources: reader.selection("Resource", "NotResource", may_lack)?,
+        conditions: reader.conditions(kind)?,
         label,
         effect,
     })
@@ -345,6 +382,9 @@ impl Reader<'_> {
             let read: fn(&str) -> Option<PrincipalName> = match form.as_str() {
                 "AWS" => PrincipalName::aws,
                 "Service" => PrincipalName::service,
+                "Federated" => PrincipalName::federated,
+                // S3's; a key policy cannot name one.
+                "CanonicalUser" => |_| None,
                 _ => {
                     return Err(PolicyError::Element {
                         place: format!("{}, {element}", self.place),
@@ -379,11 +419,13 @@ impl Reader<'_> {
         &self,
         plain: &'static str,
         inverted: &'static str,
+        may_lack: bool,
     ) -> Result<Selection, PolicyError> {
         let (element, value, inverts) =
             match (self.elements.get(plain), self.elements.get(inverted)) {
                 (Some(value), None) => (plain, value, false),
                 (None, Some(value)) => (inverted, value, true),
+                (None, None) if may_lack => return Ok(Selection::NOTHING),
                 (None, None) => return Err(self.missing(plain)),
                 (Some(_), Some(_)) => return Err(self.misplaced(inverted)),
             };
@@ -413,7 +455,7 @@ impl Reader<'_> {
         })
     }
 
-    fn conditions(&self) -> Result<Vec<Condition>, PolicyError> {
+    fn conditions(&self, kind: Kind) -> Result<Vec<Condition>, PolicyError> {
         let operators = match self.elements.get("Condition") {
             None => return Ok(Vec::new()),
             Some(Value::Object(operators)) => operators,
@@ -426,14 +468,16 @@ impl Reader<'_> {
             };
             for (key, value) in keys {
                 let values = self.values(value)?;
-                conditions.push(
-                    Condition::parse(operator, key, &values, self.variables).map_err(|source| {
-                        PolicyError::Condition {
-                            place: self.place.clone(),
-                            source,
-                        }
-                    })?,
-                );
+                let condition = Condition::parse(operator, key, &values, self.variables)
+                    .and_then(|condition| match kind {
+                        Kind::Key => condition.check_for_key_policy().map(|()| condition),
+                        Kind::Identity => Ok(condition),
+                    })
+                    .map_err(|source| PolicyError::Condition {
+                        place: self.place.clone(),
+                        source,
+                    })?;
+                conditions.push(condition);
             }
         }
         Ok(conditions)
@@ -453,6 +497,11 @@ impl Reader<'_> {
             single => Ok(vec![one(single)?]),
         }
     }
+}
+
+/// AWS KMS: printable Latin-1, tab, line feed and carriage return.
+fn is_policy_character(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{a0}'..='\u{ff}')
 }
 
 fn is_action_pattern(text: &str) -> bool {

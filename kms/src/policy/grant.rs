@@ -12,6 +12,7 @@
 //!   operation is among its own, and the root user of the account that issued it.
 
 use super::Question;
+use super::anchor;
 use super::condition::{ConditionTrace, shown};
 use super::context::Context;
 use super::decision::{Source, StatementOutcome, StatementTrace};
@@ -67,6 +68,10 @@ impl Grant {
             _ if !self.covers(operation) => StatementOutcome::OtherAction,
             naming => {
                 conditions = self.conditions(operation, question.context);
+                // A grant cannot name a root, so it means AWS's.
+                if let Some(found) = anchor::foreign(question.context) {
+                    conditions.push(anchor::aws_only(found));
+                }
                 if conditions.iter().all(|c| c.met) {
                     naming.outcome()
                 } else {
@@ -488,6 +493,20 @@ mod tests {
         let mut denied = asked(BOB, "kms:RetireGrant");
         denied.key = r#"{"Statement":{"Effect":"Deny","Principal":"*","Action":"kms:RetireGrant","Resource":"*"}}"#;
         assert!(!denied.decide(&grants).is_allowed());
+    }
+
+    #[test]
+    fn a_grant_opens_nothing_to_a_foreign_root_s_enclave() {
+        let grants = [grant(ALICE, &["Decrypt"])];
+        let mut asked = asked(ALICE, "kms:Decrypt");
+        asked.context.put("anchorhold:Anchor", "ab".repeat(32));
+        let refused = asked.decide(&grants);
+        assert!(!refused.is_allowed());
+        assert!(
+            refused.reason().contains("anchorhold:Anchor expected"),
+            "{}",
+            refused.reason()
+        );
     }
 
     #[test]

@@ -113,6 +113,25 @@ impl Pattern {
         }
     }
 
+    /// The text, if it stands for itself alone.
+    pub(super) fn literal(&self) -> Option<&str> {
+        match self.pieces.as_slice() {
+            [] => Some(""),
+            [Piece::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether it has a variable that the request has no value for, and that has no default.
+    pub(super) fn lacks_a_value(&self, context: &Context) -> bool {
+        self.pieces.iter().any(|piece| match piece {
+            Piece::Variable { key, default } => {
+                default.is_none() && !matches!(context.values(key), Some([_]))
+            }
+            _ => false,
+        })
+    }
+
     fn resolved(&self, context: &Context, case: Case) -> Option<Vec<Sign>> {
         let mut signs = Vec::new();
         for piece in &self.pieces {

@@ -4,6 +4,7 @@
 //! session or one account, or it is `*` for everyone.
 
 use super::decision::StatementOutcome;
+use aws_lc_rs::digest;
 use std::fmt;
 
 /// The one who signed a request.
@@ -99,6 +100,27 @@ impl Principal {
         }
     }
 
+    /// A user's name without its path: `aws:username`.
+    pub fn user_name(&self) -> Option<&str> {
+        match self.kind {
+            PrincipalKind::User => self.arn.rsplit('/').next(),
+            PrincipalKind::Root | PrincipalKind::Session { .. } => None,
+        }
+    }
+
+    /// What AWS calls the unique id: the account's number, `AIDA…` for a user, `AROA…` and the
+    /// session's name for a session. Made from the ARN, so that it stays the same.
+    pub fn user_id(&self) -> String {
+        match &self.kind {
+            PrincipalKind::Root => self.account.clone(),
+            PrincipalKind::User => unique_id("AIDA", &self.arn),
+            PrincipalKind::Session { role } => {
+                let session = self.arn.rsplit('/').next().unwrap_or_default();
+                format!("{}:{session}", unique_id("AROA", role))
+            }
+        }
+    }
+
     /// Whether this is the account's root user, to whom the account's own permissions are
     /// never missing.
     pub(super) fn is_root(&self) -> bool {
@@ -115,7 +137,9 @@ impl Principal {
                 _ => Naming::No,
             },
             PrincipalName::Account(account) if *account == self.account => Naming::Account,
-            PrincipalName::Account(_) | PrincipalName::Service(_) => Naming::No,
+            PrincipalName::Account(_) | PrincipalName::Service(_) | PrincipalName::Federated(_) => {
+                Naming::No
+            }
         }
     }
 }
@@ -131,6 +155,8 @@ pub enum PrincipalName {
     Arn(String),
     /// An AWS service. No service calls this one, so it names nobody who could ask.
     Service(String),
+    /// An identity provider. Nobody signs in here with one, so it names nobody who could ask.
+    Federated(String),
 }
 
 impl PrincipalName {
@@ -177,11 +203,30 @@ impl PrincipalName {
     }
 }
 
+impl PrincipalName {
+    /// Reads an entry under `"Federated"`: a provider's domain, or its ARN in IAM.
+    pub(super) fn federated(text: &str) -> Option<Self> {
+        let is_provider = ArnParts::of(text).is_some_and(|parts| {
+            parts.service == "iam"
+                && ["saml-provider/", "oidc-provider/"].iter().any(|kind| {
+                    parts
+                        .resource
+                        .strip_prefix(kind)
+                        .is_some_and(|name| !name.is_empty() && !name.contains(['*', '?', '$']))
+                })
+        });
+        let is_domain = matches!(Self::service(text), Some(Self::Service(_)));
+        (is_provider || is_domain).then(|| Self::Federated(text.to_owned()))
+    }
+}
+
 impl fmt::Display for PrincipalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Everyone => f.write_str("*"),
-            Self::Account(name) | Self::Arn(name) | Self::Service(name) => f.write_str(name),
+            Self::Account(name) | Self::Arn(name) | Self::Service(name) | Self::Federated(name) => {
+                f.write_str(name)
+            }
         }
     }
 }
@@ -250,6 +295,15 @@ impl PrincipalElement {
             }
         }
     }
+}
+
+/// 21 letters and digits, as AWS's ids have.
+fn unique_id(prefix: &str, arn: &str) -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let hash = digest::digest(&digest::SHA256, arn.as_bytes());
+    let letters = hash.as_ref().iter().take(17);
+    let letters = letters.map(|byte| char::from(LETTERS[usize::from(byte & 31)]));
+    prefix.chars().chain(letters).collect()
 }
 
 pub(crate) fn is_account(text: &str) -> bool {

@@ -216,13 +216,13 @@ fn policies_that_are_not_understood_in_full_are_refused() {
         s(r#""Effect":"allow","Principal":"*","Action":"kms:*","Resource":"*""#),
         s(r#""Principal":"*","Action":"kms:*","Resource":"*""#),
         s(r#""Effect":"Allow","Action":"kms:*","Resource":"*""#),
-        s(r#""Effect":"Allow","Principal":"*","Resource":"*""#),
-        s(r#""Effect":"Allow","Principal":"*","Action":"kms:*""#),
+        s(r#""Effect":"Deny","Principal":"*","Resource":"*""#),
+        s(r#""Effect":"Deny","Principal":"*","Action":"kms:*""#),
         s(r#""Effect":"Allow","NotPrincipal":"*","Action":"kms:*","Resource":"*""#),
         s(r#""Effect":"Allow","Principal":"alice","Action":"kms:*","Resource":"*""#),
         s(r#""Effect":"Allow","Principal":{},"Action":"kms:*","Resource":"*""#),
         s(r#""Effect":"Allow","Principal":{"AWS":[]},"Action":"kms:*","Resource":"*""#),
-        s(r#""Effect":"Allow","Principal":{"Federated":"x.y"},"Action":"kms:*","Resource":"*""#),
+        s(r#""Effect":"Allow","Principal":{"Federated":"x"},"Action":"kms:*","Resource":"*""#),
         s(r#""Effect":"Allow","Principal":"*","Action":[],"Resource":"*""#),
         s(r#""Effect":"Allow","Principal":"*","Action":"Decrypt","Resource":"*""#),
         s(r#""Effect":"Allow","Principal":"*","Action":["kms:*",1],"Resource":"*""#),
@@ -276,6 +276,190 @@ fn variables_take_their_values_from_the_request() {
     assert!(ask(ALICE, &context, &policy, &old).is_allowed());
 }
 
+#[test]
+fn a_foreign_root_s_document_opens_nothing_that_does_not_name_it() {
+    let mut foreign = Context::new();
+    foreign.put("anchorhold:Anchor", "ab".repeat(32));
+    let mut aws = Context::new();
+    aws.put(
+        "anchorhold:Anchor",
+        hex::encode(anchorhold_attestation::Anchor::aws_nitro().fingerprint()),
+    );
+    let none = Context::new();
+    let by_name = key_policy(&names(ALICE));
+    let delegates = key_policy(DELEGATES);
+    let naming = key_policy(&names(ALICE).replace(
+        r#""Resource""#,
+        &format!(
+            r#""Condition":{{"StringEquals":{{"anchorhold:Anchor":"{}"}}}},"Resource""#,
+            "ab".repeat(32)
+        ),
+    ));
+    let own = identity(ALLOW_ALL);
+    for (context, key, own, allowed) in [
+        (&none, &by_name, &own[..0], true),
+        (&aws, &by_name, &own[..0], true),
+        (&foreign, &by_name, &own[..0], false),
+        (&aws, &delegates, &own[..], true),
+        (&foreign, &delegates, &own[..], false),
+        (&foreign, &naming, &own[..0], true),
+        (&aws, &naming, &own[..0], false),
+        (&none, &naming, &own[..0], false),
+    ] {
+        let decision = ask(ALICE, context, key, own);
+        assert_eq!(decision.is_allowed(), allowed, "{}", decision.reason());
+    }
+    // Nor does the root user's own right, where no policy was asked.
+    let root = Principal::from_arn("arn:aws:iam::111122223333:root").unwrap();
+    for (context, allowed) in [(&none, true), (&aws, true), (&foreign, false)] {
+        let question = Question {
+            principal: &root,
+            action: "kms:GenerateRandom",
+            resource: "*",
+            resource_account: "111122223333",
+            context,
+        };
+        let decision = decide(&question, None, &Permissions::default(), &[]);
+        assert_eq!(decision.is_allowed(), allowed);
+    }
+    // A Deny holds whoever vouches.
+    let denied = key_policy(
+        r#"{"Statement":{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*"}}"#,
+    );
+    assert_eq!(
+        ask(ALICE, &foreign, &denied, &own).outcome(),
+        Outcome::Denied(Source::KeyPolicy)
+    );
+}
+
+#[test]
+fn boundaries_and_session_policies_limit_what_aws_says_they_limit() {
+    const SESSION: &str = "arn:aws:sts::111122223333:assumed-role/Host/i-01";
+    const ROLE: &str = "arn:aws:iam::111122223333:role/Host";
+    let allow = |action: &str| {
+        identity(&format!(
+            r#"{{"Statement":{{"Effect":"Allow","Action":"{action}","Resource":"*"}}}}"#
+        ))
+    };
+    let judge = |who: &str, key: &str, boundary: Option<&str>, session: Option<&str>, own: bool| {
+        let principal = Principal::from_arn(who).unwrap();
+        let context = Context::new();
+        let question = Question {
+            principal: &principal,
+            action: "kms:Decrypt",
+            resource: KEY,
+            resource_account: "111122223333",
+            context: &context,
+        };
+        let permissions = Permissions {
+            policies: if own { allow("kms:*") } else { Vec::new() },
+            boundary: boundary.and_then(|action| allow(action).pop()),
+            session: session.map(allow).unwrap_or_default(),
+        };
+        decide(&question, Some(&key_policy(key)), &permissions, &[]).outcome()
+    };
+    let (no, yes) = (Some("kms:Encrypt"), Some("kms:Dec*"));
+    let boundary = Outcome::Unmentioned(Source::PermissionsBoundary);
+    let session = Outcome::Unmentioned(Source::SessionPolicy);
+    for (who, key, limit, in_session, outcome) in [
+        // By delegation both limit.
+        (ALICE, DELEGATES.to_owned(), no, None, boundary),
+        (ALICE, DELEGATES.to_owned(), yes, None, Outcome::Allowed),
+        (SESSION, DELEGATES.to_owned(), None, no, session),
+        (SESSION, DELEGATES.to_owned(), yes, yes, Outcome::Allowed),
+        // The role's name in the key policy is limited, a user's and a session's is not.
+        (SESSION, names(ROLE), no, None, boundary),
+        (SESSION, names(ROLE), None, no, session),
+        (SESSION, names(ROLE), yes, yes, Outcome::Allowed),
+        (SESSION, names(SESSION), no, no, Outcome::Allowed),
+        (ALICE, names(ALICE), no, None, Outcome::Allowed),
+        (SESSION, names("*"), no, no, Outcome::Allowed),
+    ] {
+        assert_eq!(
+            judge(who, &key, limit, in_session, true),
+            outcome,
+            "{who} {key} {limit:?} {in_session:?}"
+        );
+    }
+    // A boundary and a session policy allow nothing by themselves.
+    assert_eq!(
+        judge(SESSION, DELEGATES, yes, yes, false),
+        Outcome::Unmentioned(Source::IdentityPolicy)
+    );
+}
+
+#[test]
+fn federated_and_service_principals_name_nobody_here() {
+    for principal in [
+        r#"{"Federated":"cognito-identity.amazonaws.com"}"#,
+        r#"{"Federated":"arn:aws:iam::111122223333:saml-provider/x"}"#,
+        r#"{"Service":"ec2.amazonaws.com"}"#,
+        r#"{"Service":["ec2.amazonaws.com","s3.amazonaws.com"]}"#,
+    ] {
+        let policy = key_policy(&format!(
+            r#"{{"Statement":{{"Effect":"Allow","Principal":{principal},"Action":"*","Resource":"*"}}}}"#
+        ));
+        assert!(!ask(ALICE, &Context::new(), &policy, &identity(ALLOW_ALL)).is_allowed());
+    }
+}
+
+#[test]
+fn what_aws_kms_refuses_is_refused_in_its_words() {
+    let parse = |text: &str| Policy::parse(text, Kind::Key).unwrap_err().message();
+    for principal in [
+        r#"{"CanonicalUser":"79a59df900b949e55d96a1e698fbacedfd6e09d98eacf8f8d5218e7cd47ef2be"}"#,
+        r#"{"AWS":"AIDACKCEVSQ6C2EXAMPLE"}"#,
+        r#"{"AWS":"arn:aws:iam::111122223333:role/*"}"#,
+        r#"{"Service":"ec2"}"#,
+        r#"{"Federated":"x"}"#,
+    ] {
+        assert_eq!(
+            parse(&format!(
+                r#"{{"Statement":{{"Effect":"Allow","Principal":{principal},"Action":"*","Resource":"*"}}}}"#
+            )),
+            "Policy contains a statement with one or more invalid principals.",
+            "{principal}"
+        );
+    }
+    for (key, what) in [
+        ("kms:EncryptionContext:AppName", "encryption context"),
+        ("aws:RequestTag/team", "tag"),
+    ] {
+        let text = format!(
+            r#"{{"Statement":{{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*",
+            "Condition":{{"ForAllValues:StringEquals":{{"{key}":"x"}}}}}}}}"#
+        );
+        assert_eq!(
+            parse(&text),
+            format!(
+                "OverlyPermissiveCondition: Using the ForAllValues set operator with a single-valued condition key matches requests without the specified {what} or with an unspecified {what}. To fix, remove ForAllValues."
+            )
+        );
+    }
+    for strange in ['\u{0}', '\u{7f}', '\u{85}', '\u{100}', '\u{1f512}'] {
+        let text = format!(r#"{{"Id":"{strange}","Statement":[]}}"#);
+        assert!(parse(&text).contains("character"), "{strange:?}");
+    }
+}
+
+#[test]
+fn a_statement_without_action_or_resource_has_no_effect_and_a_deny_without_is_refused() {
+    for lacking in [
+        r#""Action":"kms:*""#,
+        r#""Resource":"*""#,
+        r#""Sid":"Nothing""#,
+    ] {
+        let text = |effect: &str| {
+            format!(r#"{{"Statement":{{"Effect":"{effect}","Principal":"*",{lacking}}}}}"#)
+        };
+        let policy = key_policy(&text("Allow"));
+        assert!(!ask(ALICE, &Context::new(), &policy, &identity(ALLOW_ALL)).is_allowed());
+        assert!(Policy::parse(&text("Deny"), Kind::Key).is_err());
+    }
+    let own = r#"{"Statement":{"Effect":"Allow","Action":"kms:*"}}"#;
+    assert!(Policy::parse(own, Kind::Identity).is_err());
+}
+
 fn any_statement() -> impl Strategy<Value = String> {
     let principal = prop::sample::select(vec![
         r#""*""#,
@@ -289,7 +473,7 @@ fn any_statement() -> impl Strategy<Value = String> {
         "StringNotEquals",
         "StringEqualsIfExists",
         "ForAnyValue:StringEquals",
-        "ForAllValues:StringEquals",
+        "StringLike",
     ]);
     let value = prop::sample::select(vec!["a", "b"]);
     (any::<bool>(), principal, action, operator, value).prop_map(

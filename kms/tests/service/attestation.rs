@@ -1,10 +1,12 @@
 //! Recipients: only the right enclave's envelope goes out, and nothing in the open ever.
 
 use crate::{
-    Calls, World, document, enclave, enclave_policy, measured, pairs, recipient, recipient_key,
-    refused,
+    Calls, World, development_root, document, enclave, enclave_policy, measured, pairs,
+    policy_with_conditions, recipient, recipient_key, refused,
 };
 use anchorhold_attestation::Pcr;
+use anchorhold_kms::Identity;
+use anchorhold_kms::policy::{IdentityPolicy, Kind, Policy, Principal};
 use anchorhold_kms_wire::shapes::{
     Blob, DataKeySpec, DecryptRequest, GenerateDataKeyRequest, GenerateRandomRequest,
     KeyEncryptionAlgorithm, RecipientInfo,
@@ -137,7 +139,10 @@ async fn another_image_is_refused_and_the_log_says_expected_and_found() {
     let trace = &line["anchorhold"]["trace"][1];
     assert_eq!(trace["statement"], "AllowEnclave");
     assert_eq!(trace["outcome"], "conditionNotMet");
-    assert_eq!(trace["conditions"][0]["found"][0], other.to_string());
+    let conditions = trace["conditions"].as_array().unwrap();
+    let failed: Vec<_> = conditions.iter().filter(|c| c["met"] == false).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0]["found"][0], other.to_string());
 }
 
 #[tokio::test]
@@ -145,14 +150,12 @@ async fn the_parent_alone_gets_nothing() {
     let here = Attested::new().await;
     let (message, reason) = here.refused(None, "AccessDeniedException").await;
     assert!(!message.contains("Recipient"), "{message}");
-    assert_eq!(
-        reason,
-        format!(
-            "statement AllowEnclave: kms:RecipientAttestation:ImageSha384 expected {}, found \
-             nothing; the request carried no attestation document",
-            measured()
-        )
+    assert!(reason.starts_with("statement AllowEnclave: "), "{reason}");
+    let expected = format!(
+        "kms:RecipientAttestation:ImageSha384 expected {}, found nothing; the request carried no attestation document",
+        measured()
     );
+    assert!(reason.ends_with(&expected), "{reason}");
     let request = GenerateDataKeyRequest {
         key_id: here.key.clone(),
         key_spec: Some(DataKeySpec::Aes256),
@@ -169,7 +172,7 @@ async fn the_same_image_in_debug_mode_is_refused() {
         ..enclave(measured())
     };
     let public_key = Some(recipient_key().public_key_der());
-    let document = document(&here.world.root, config, public_key, SystemTime::now());
+    let document = document(here.world.root, config, public_key, SystemTime::now());
     let (_, reason) = here
         .refused(recipient(document), "AccessDeniedException")
         .await;
@@ -185,7 +188,7 @@ async fn a_policy_that_names_zeros_does_not_admit_debug_mode() {
         ..enclave(measured())
     };
     for config in [debug, NsmConfig::default()] {
-        let document = document(&here.world.root, config, public_key, SystemTime::now());
+        let document = document(here.world.root, config, public_key, SystemTime::now());
         here.refused(recipient(document), "AccessDeniedException")
             .await;
     }
@@ -203,7 +206,7 @@ async fn no_measurement_of_a_debug_enclave_counts() {
             pcr3: Some(role),
             ..enclave(measured())
         };
-        let document = document(&here.world.root, config, public_key, SystemTime::now());
+        let document = document(here.world.root, config, public_key, SystemTime::now());
         let outcome = here
             .world
             .host()
@@ -222,7 +225,7 @@ async fn debug_mode_counts_where_the_configuration_says_so() {
         ..enclave(measured())
     };
     let public_key = Some(recipient_key().public_key_der());
-    let document = document(&here.world.root, debug, public_key, SystemTime::now());
+    let document = document(here.world.root, debug, public_key, SystemTime::now());
     let answer = here
         .world
         .host()
@@ -267,7 +270,7 @@ async fn an_old_document_is_refused_and_so_is_one_of_the_future() {
         };
         // The leaf is valid now; only the document's own time is wrong.
         let nsm = anchorhold_simulator::Nsm::new(
-            &here.world.root,
+            here.world.root,
             enclave(measured()),
             SystemTime::now() - Duration::from_secs(1000),
         )
@@ -337,7 +340,7 @@ async fn documents_that_cannot_be_used_are_refused_and_never_answered_in_the_ope
     *flipped.last_mut().unwrap() ^= 1;
     let mut longer = good.clone();
     longer.push(0);
-    let without_key = document(&world.root, enclave(measured()), None, SystemTime::now());
+    let without_key = document(world.root, enclave(measured()), None, SystemTime::now());
     let small_key = include_bytes!("rsa-1024.spki.der");
     for (bytes, words) in [
         (b"garbage".to_vec(), "attestation document refused"),
@@ -407,16 +410,38 @@ async fn an_incomplete_recipient_is_refused_and_never_answered_in_the_open() {
     }
 }
 
+/// A user whose own policy allows all actions, under these conditions.
+fn user_with(conditions: &str) -> Identity {
+    let text = format!(
+        r#"{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Action":"kms:*","Resource":"*","Condition":{{{conditions}}}}}}}"#
+    );
+    Identity {
+        policies: vec![IdentityPolicy {
+            name: "own".to_owned(),
+            policy: Policy::parse(&text, Kind::Identity).unwrap(),
+        }]
+        .into(),
+        ..Identity::new(
+            Principal::from_arn("arn:aws:iam::111122223333:user/random").unwrap(),
+            "AKIARANDOM000000",
+            "secret",
+        )
+    }
+}
+
 #[tokio::test]
 async fn random_bytes_come_in_an_envelope_where_a_recipient_is_named() {
-    let world = World::new().await;
+    let anchor = hex::encode(development_root().fingerprint());
+    let names_anchor = format!(r#""StringEquals":{{"anchorhold:Anchor":"{anchor}"}}"#);
+    let world = World::with(|config| config.identities.push(user_with(&names_anchor))).await;
     let document = world.document(measured(), recipient_key().public_key_der());
     let request = GenerateRandomRequest {
         number_of_bytes: Some(24),
         recipient: recipient(document),
         ..GenerateRandomRequest::default()
     };
-    let answer = world.owner().call(&request).await.unwrap();
+    let user = world.client("AKIARANDOM000000", "secret");
+    let answer = user.call(&request).await.unwrap();
     assert!(answer.plaintext.is_none());
     let envelope = answer.ciphertext_for_recipient.unwrap().0;
     assert_eq!(recipient_key().open(&envelope).unwrap().len(), 24);
@@ -424,24 +449,118 @@ async fn random_bytes_come_in_an_envelope_where_a_recipient_is_named() {
 }
 
 #[tokio::test]
-async fn a_policy_can_ask_for_the_anchor() {
+async fn random_bytes_for_a_simulated_enclave_need_a_policy_that_names_its_root() {
+    // The owner may do all; but no statement of its names the development root.
     let world = World::new().await;
-    let aws = anchorhold_attestation::Anchor::aws_nitro().fingerprint();
-    for (fingerprint, admitted) in [(world.root.fingerprint(), true), (aws, false)] {
-        let policy = enclave_policy(&measured().to_string()).replace(
-            r#""kms:RecipientAttestation:ImageSha384""#,
-            &format!(
-                r#""anchorhold:Anchor":"{}","kms:RecipientAttestation:ImageSha384""#,
-                hex::encode(fingerprint)
+    let document = world.document(measured(), recipient_key().public_key_der());
+    let mut request = GenerateRandomRequest {
+        number_of_bytes: Some(24),
+        recipient: recipient(document),
+        ..GenerateRandomRequest::default()
+    };
+    let message = refused(&world.owner(), &request, "AccessDeniedException").await;
+    assert!(
+        message.ends_with("because no identity-based policy allows the kms:GenerateRandom action"),
+        "{message}"
+    );
+    let reason = world.last_reason();
+    assert!(
+        reason.contains("anchorhold:Anchor expected") && reason.contains("AWS"),
+        "{reason}"
+    );
+    request.recipient = None;
+    assert!(world.owner().call(&request).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_simulator_s_document_opens_nothing_unless_the_statement_names_its_root() {
+    let world = World::new().await;
+    let own = hex::encode(world.root.fingerprint());
+    let aws = hex::encode(anchorhold_attestation::Anchor::aws_nitro().fingerprint());
+    let pcr = format!(r#""kms:RecipientAttestation:ImageSha384":"{}""#, measured());
+    let named = |text: &str| text.replace("OWN", &own).replace("AWS", &aws);
+    for (conditions, admitted) in [
+        (
+            format!(r#""StringEquals":{{{pcr},"anchorhold:Anchor":"OWN"}}"#),
+            true,
+        ),
+        (
+            format!(r#""StringEquals":{{{pcr},"anchorhold:Anchor":["AWS","OWN"]}}"#),
+            true,
+        ),
+        (
+            format!(r#""StringEqualsIgnoreCase":{{{pcr},"AnchorHold:anchor":"OWN"}}"#),
+            true,
+        ),
+        (format!(r#""StringEquals":{{{pcr}}}"#), false),
+        (
+            format!(r#""StringEquals":{{{pcr},"anchorhold:Anchor":"AWS"}}"#),
+            false,
+        ),
+        (
+            format!(r#""StringEquals":{{{pcr}}},"StringLike":{{"anchorhold:Anchor":"*"}}"#),
+            false,
+        ),
+        (
+            format!(r#""StringEquals":{{{pcr}}},"StringNotEquals":{{"anchorhold:Anchor":"AWS"}}"#),
+            false,
+        ),
+        (
+            format!(
+                r#""StringEquals":{{{pcr}}},"StringEqualsIfExists":{{"anchorhold:Anchor":"OWN"}}"#
             ),
-        );
-        let key = world.key(Some(policy)).await;
+            false,
+        ),
+        (
+            format!(
+                r#""StringEquals":{{{pcr}}},"ForAnyValue:StringEquals":{{"anchorhold:Anchor":"OWN"}}"#
+            ),
+            false,
+        ),
+        (
+            format!(r#""StringEquals":{{{pcr},"anchorhold:Anchor":"${{anchorhold:Anchor}}"}}"#),
+            false,
+        ),
+        (
+            format!(r#""StringEquals":{{{pcr}}},"Null":{{"anchorhold:Anchor":"false"}}"#),
+            false,
+        ),
+        // Without a word about attestation at all.
+        (
+            r#""StringEquals":{"kms:CallerAccount":"111122223333"}"#.to_owned(),
+            false,
+        ),
+    ] {
+        let key = world
+            .key(Some(policy_with_conditions(&named(&conditions))))
+            .await;
         let ciphertext = world.ciphertext(&key, PLAINTEXT, pairs(&[])).await;
         let request = DecryptRequest {
             ciphertext_blob: Some(Blob(ciphertext)),
             recipient: recipient(world.document(measured(), recipient_key().public_key_der())),
             ..DecryptRequest::default()
         };
-        assert_eq!(world.host().call(&request).await.is_ok(), admitted);
+        let answer = world.host().call(&request).await;
+        assert_eq!(answer.is_ok(), admitted, "{conditions}");
+        if !admitted {
+            let reason = world.last_reason();
+            assert!(reason.contains("anchorhold:Anchor expected"), "{reason}");
+        }
     }
+}
+
+#[tokio::test]
+async fn delegation_to_the_account_does_not_admit_a_simulator_s_root() {
+    // Key policy: all to the account. Identity policy: all. In the open the owner may decrypt.
+    let world = World::new().await;
+    let key = world.key(None).await;
+    let ciphertext = world.ciphertext(&key, PLAINTEXT, pairs(&[])).await;
+    let mut request = DecryptRequest {
+        ciphertext_blob: Some(Blob(ciphertext)),
+        recipient: recipient(world.document(measured(), recipient_key().public_key_der())),
+        ..DecryptRequest::default()
+    };
+    refused(&world.owner(), &request, "AccessDeniedException").await;
+    request.recipient = None;
+    assert!(world.owner().call(&request).await.is_ok());
 }

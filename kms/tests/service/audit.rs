@@ -1,6 +1,8 @@
 //! The audit log as an auditor reads it.
 
 use crate::{World, pairs, refused, secret};
+use anchorhold_kms::audit::verify;
+use anchorhold_kms::config::RootKey;
 use anchorhold_kms_wire::shapes::{
     Blob, DataKeySpec, DecryptRequest, EncryptRequest, GenerateDataKeyRequest,
 };
@@ -132,7 +134,7 @@ async fn no_file_holds_plaintext_data_keys_or_the_root_key() {
 }
 
 #[tokio::test]
-async fn the_chain_of_hashes_holds_and_shows_a_change() {
+async fn every_edit_of_a_running_service_s_log_is_found() {
     let world = World::new().await;
     let key = world.key(None).await;
     for _ in 0..5 {
@@ -140,29 +142,50 @@ async fn the_chain_of_hashes_holds_and_shows_a_change() {
     }
     let world = world.restarted().await;
     world.ciphertext(&key, b"x", pairs(&[])).await;
-    let text = std::fs::read_to_string(world.audit_path()).unwrap();
-    assert!(chain_holds(&text));
-    assert_eq!(text.lines().count(), 7);
-    let changed = text.replacen("\"Encrypt\"", "\"Decrypt\"", 1);
-    assert!(!chain_holds(&changed));
-    let without: String = text
-        .lines()
-        .enumerate()
-        .filter(|(index, _)| *index != 3)
-        .map(|(_, line)| format!("{line}\n"))
-        .collect();
-    assert!(!chain_holds(&without));
+    let folder = world.folder.path().to_owned();
+    world.running.shutdown().await;
+    let path = folder.join("audit.ndjson");
+    let report = verify(&folder, &RootKey::InState).unwrap();
+    assert!(report.is_good(), "{report:?}");
+    assert_eq!((report.lines, report.head), (7, Some(7)));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let without = |left_out: usize| -> String {
+        text.lines()
+            .enumerate()
+            .filter(|(index, _)| *index != left_out)
+            .map(|(_, line)| format!("{line}\n"))
+            .collect()
+    };
+    for changed in [
+        text.replacen("\"Encrypt\"", "\"Decrypt\"", 1),
+        text.replacen("user/owner", "user/other", 1),
+        without(3),
+        without(0),
+        without(6),
+        String::new(),
+    ] {
+        std::fs::write(&path, &changed).unwrap();
+        let report = verify(&folder, &RootKey::InState).unwrap();
+        assert!(!report.is_good() || report.first != Some(1), "{changed}");
+    }
 }
 
-fn chain_holds(text: &str) -> bool {
-    let mut previous = "0".repeat(64);
-    text.lines().all(|line| {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
-        let holds = value["anchorhold"]["previous"] == previous;
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, line.as_bytes());
-        previous = hex::encode(digest);
-        holds
-    })
+#[tokio::test]
+async fn a_service_does_not_go_on_with_a_log_that_was_cut() {
+    let world = World::new().await;
+    world.key(None).await;
+    world.key(None).await;
+    let (folder, root) = (world.folder, world.root);
+    world.running.shutdown().await;
+    let path = folder.path().join("audit.ndjson");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let first = text.lines().next().unwrap();
+    std::fs::write(&path, format!("{first}\n")).unwrap();
+    let config = crate::plain_config(folder.path(), root.anchor());
+    let Err(error) = anchorhold_kms::Service::start(config).await else {
+        panic!("the service started");
+    };
+    assert!(error.to_string().contains("lines were cut off"), "{error}");
 }
 
 #[tokio::test]
@@ -170,7 +193,7 @@ async fn without_an_audit_line_nothing_is_answered() {
     // /dev/full refuses every write, as a full disk does. The log's file is a link to it.
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/dev/full", folder.path().join("audit.ndjson")).unwrap();
-    let root = anchorhold_simulator::DevelopmentRoot::generate().unwrap();
+    let root = crate::development_root();
     let config = crate::plain_config(folder.path(), root.anchor());
     let running = anchorhold_kms::Service::start(config).await.unwrap();
     let world = World {

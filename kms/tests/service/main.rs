@@ -15,6 +15,7 @@ mod operations;
 mod policies;
 mod requests;
 mod restart;
+mod simulation;
 
 use anchorhold_attestation::{Anchor, Pcr};
 use anchorhold_kms::config::{
@@ -75,7 +76,7 @@ impl Clock for MovedClock {
 /// A running service with a folder of its own.
 pub(crate) struct World {
     pub(crate) folder: TempDir,
-    pub(crate) root: DevelopmentRoot,
+    pub(crate) root: &'static DevelopmentRoot,
     pub(crate) clock: Arc<MovedClock>,
     pub(crate) running: Running,
 }
@@ -87,7 +88,7 @@ impl World {
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let root = DevelopmentRoot::generate().unwrap();
+        let root = development_root();
         let clock = Arc::new(MovedClock::default());
         let mut config = Config::dev(folder.path(), vec![root.anchor()]);
         config.listen = "127.0.0.1:0".parse().unwrap();
@@ -184,7 +185,7 @@ impl World {
     /// An attestation document of now, of an enclave with this PCR0 and public key.
     pub(crate) fn document(&self, pcr0: Pcr, public_key: &[u8]) -> Vec<u8> {
         document(
-            &self.root,
+            self.root,
             enclave(pcr0),
             Some(public_key),
             SystemTime::now(),
@@ -227,6 +228,12 @@ pub(crate) fn document(
     }
 }
 
+/// The root of all simulated enclaves here.
+pub(crate) fn development_root() -> &'static DevelopmentRoot {
+    static ROOT: LazyLock<DevelopmentRoot> = LazyLock::new(|| DevelopmentRoot::generate().unwrap());
+    &ROOT
+}
+
 /// One key pair for all tests, since making one takes long.
 pub(crate) fn recipient_key() -> &'static RecipientKey {
     static KEY: LazyLock<RecipientKey> = LazyLock::new(|| RecipientKey::generate().unwrap());
@@ -252,8 +259,17 @@ pub(crate) fn pairs(pairs: &[(&str, &str)]) -> EncryptionContext {
         .collect()
 }
 
-/// The owner may do all but decrypt by name; the host may decrypt and make data keys for the enclave of this PCR0.
+/// The owner may do all but decrypt by name; the host may decrypt and make data keys for the enclave of this PCR0,
+/// for which the development root vouches.
 pub(crate) fn enclave_policy(pcr0: &str) -> String {
+    let anchor = hex::encode(development_root().fingerprint());
+    policy_with_conditions(&format!(
+        r#""StringEquals":{{"anchorhold:Anchor":"{anchor}","kms:RecipientAttestation:ImageSha384":"{pcr0}"}}"#
+    ))
+}
+
+/// The same with other conditions for the host.
+pub(crate) fn policy_with_conditions(conditions: &str) -> String {
     format!(
         r#"{{"Version":"2012-10-17","Statement":[
         {{"Sid":"Owner","Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:user/owner"}},
@@ -261,7 +277,7 @@ pub(crate) fn enclave_policy(pcr0: &str) -> String {
           "Resource":"*"}},
         {{"Sid":"AllowEnclave","Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:user/host"}},
           "Action":["kms:Decrypt","kms:GenerateDataKey"],"Resource":"*",
-          "Condition":{{"StringEquals":{{"kms:RecipientAttestation:ImageSha384":"{pcr0}"}}}}}}]}}"#
+          "Condition":{{{conditions}}}}}]}}"#
     )
 }
 

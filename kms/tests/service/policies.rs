@@ -172,7 +172,6 @@ async fn a_deny_by_address_or_transport_holds_for_everyone() {
 #[tokio::test]
 async fn sessions_and_other_accounts_are_judged_as_aws_does() {
     let identity = |arn: &str, id: &str, token: Option<&str>, policies: bool| Identity {
-        principal: Principal::from_arn(arn).unwrap(),
         policies: if policies {
             let text = r#"{"Statement":{"Effect":"Allow","Action":"kms:Decrypt","Resource":"*"}}"#;
             vec![IdentityPolicy {
@@ -183,9 +182,8 @@ async fn sessions_and_other_accounts_are_judged_as_aws_does() {
             Vec::new()
         }
         .into(),
-        access_key_id: id.to_owned(),
-        secret_access_key: Zeroizing::new("secret".to_owned()),
         session_token: token.map(|t| Zeroizing::new(t.to_owned())),
+        ..Identity::new(Principal::from_arn(arn).unwrap(), id, "secret")
     };
     let session = "arn:aws:sts::111122223333:assumed-role/Host/i-01";
     let world = World::with(|config| {

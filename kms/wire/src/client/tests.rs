@@ -158,8 +158,8 @@ async fn reply(request: Request<Incoming>, deed: Deed) -> Result<http::Response<
             .unwrap()
     };
     let expected = Expected {
-        region: "us-east-1",
-        service: "kms",
+        regions: &["us-east-1"],
+        services: &["kms"],
         now: SystemTime::now(),
         max_skew: DEFAULT_MAX_SKEW,
     };

@@ -21,8 +21,11 @@ fn credentials() -> Credentials {
 
 fn expected(service: &'static str) -> Expected<'static> {
     Expected {
-        region: "us-east-1",
-        service,
+        regions: &["us-east-1"],
+        services: match service {
+            "kms" => &["kms"],
+            _ => &["service"],
+        },
         now: at(THEN),
         max_skew: DEFAULT_MAX_SKEW,
     }
@@ -193,8 +196,8 @@ fn signatures_equal_those_of_another_implementation() {
         );
 
         let expected = Expected {
-            region: vector.region,
-            service: vector.service,
+            regions: &["other-region-1", vector.region],
+            services: &["other", vector.service],
             now: at(vector.time),
             max_skew: DEFAULT_MAX_SKEW,
         };
@@ -510,29 +513,70 @@ fn headers_that_matter_come_once() {
 
 #[test]
 fn a_payload_hash_in_a_header_is_not_trusted() {
-    // Signed by the holder of the secret, with a header that names another body's hash.
-    let mut parts = request(
-        "POST",
-        "https://kms.us-east-1.amazonaws.com/",
-        &[
-            ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
-            ("x-amz-target", "TrentService.DescribeKey"),
-        ],
-    );
-    sign(
-        &mut parts,
-        BODY,
-        &credentials(),
-        "us-east-1",
-        "kms",
-        at(THEN),
-    )
-    .unwrap();
-    assert!(verified(&parts, BODY, &expected("kms")).is_ok());
+    // Signed by the holder of the secret, with a header that names this hash.
+    let asked = |hash: &str, body: &[u8]| {
+        let mut parts = request(
+            "POST",
+            "https://kms.us-east-1.amazonaws.com/",
+            &[
+                ("x-amz-content-sha256", hash),
+                ("x-amz-target", "TrentService.DescribeKey"),
+            ],
+        );
+        let (id, now) = (credentials(), at(THEN));
+        sign(&mut parts, BODY, &id, "us-east-1", "kms", now).unwrap();
+        verified(&parts, body, &expected("kms")).map(|_| ())
+    };
+    let right = canonical::sha256_hex(BODY);
+    assert_eq!(asked(&right, BODY), Ok(()));
+    assert_eq!(asked(&right, b"{}"), Err(SigV4Error::PayloadHash));
+    let other = canonical::sha256_hex(b"{}");
+    assert_eq!(asked(&other, BODY), Err(SigV4Error::PayloadHash));
+    assert_eq!(asked(&other, b"{}"), Err(SigV4Error::Mismatch));
+    for hash in [
+        "UNSIGNED-PAYLOAD",
+        "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+        "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        "",
+        &right.to_uppercase(),
+        &right[1..],
+    ] {
+        assert_eq!(
+            asked(hash, BODY),
+            Err(SigV4Error::UnsignedPayload),
+            "{hash}"
+        );
+    }
+}
+
+#[test]
+fn a_request_is_for_one_of_the_regions_and_services() {
+    let parts = kms_request(&good_authorization());
+    let verify = |regions: &[&str], services: &[&str]| {
+        let expected = Expected {
+            regions,
+            services,
+            now: at(THEN),
+            max_skew: DEFAULT_MAX_SKEW,
+        };
+        verified(&parts, BODY, &expected)
+            .map(|who| (who.region().to_owned(), who.service().to_owned()))
+    };
     assert_eq!(
-        verified(&parts, b"{}", &expected("kms")),
-        Err(SigV4Error::Mismatch)
+        verify(&["eu-west-1", "us-east-1"], &["kms", "sts"]),
+        Ok(("us-east-1".to_owned(), "kms".to_owned()))
     );
+    assert_eq!(
+        verify(&["eu-west-1"], &["kms"]),
+        Err(SigV4Error::ScopeRegion)
+    );
+    assert_eq!(verify(&[], &["kms"]), Err(SigV4Error::ScopeRegion));
+    for services in [&["sts"][..], &[]] {
+        assert!(matches!(
+            verify(&["us-east-1"], services),
+            Err(SigV4Error::ScopeService { .. })
+        ));
+    }
 }
 
 #[test]

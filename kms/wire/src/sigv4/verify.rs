@@ -21,6 +21,8 @@ pub struct Presented {
     signed_at: u64,
     timestamp: String,
     signature: [u8; 32],
+    /// The hash of the body that `X-Amz-Content-Sha256` names, where it is there.
+    payload_hash: Option<String>,
     /// The canonical request, but for the hash of the body. Taken from the very request that was
     /// parsed, so that no other can be verified in its place.
     head: Zeroizing<Vec<u8>>,
@@ -36,10 +38,10 @@ struct Scope {
 /// What a signature must have been made for.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The Region that the service plays.
-    pub region: &'a str,
-    /// The service's name in scopes: `kms`.
-    pub service: &'a str,
+    /// The Regions that the service plays.
+    pub regions: &'a [&'a str],
+    /// The services' names in scopes: `kms`, and `sts` where its requests are answered too.
+    pub services: &'a [&'a str],
     /// The time.
     pub now: SystemTime,
     /// How far the request's time may lie from `now`, to either side.
@@ -50,10 +52,22 @@ pub struct Expected<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticated {
     access_key_id: String,
+    region: String,
+    service: String,
     signed_at: u64,
 }
 
 impl Authenticated {
+    /// The Region that was signed for.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The service that was signed for.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
     /// The access key whose secret was shown to be known.
     pub fn access_key_id(&self) -> &str {
         &self.access_key_id
@@ -95,6 +109,10 @@ impl Presented {
             });
         }
         let session_token = single(parts, &HeaderName::from_static("x-amz-security-token"))?;
+        let payload_hash = single(parts, &HeaderName::from_static("x-amz-content-sha256"))?;
+        if payload_hash.is_some_and(|text| !is_sha256(text)) {
+            return Err(SigV4Error::UnsignedPayload);
+        }
         let head = canonical::head(parts, &signed_headers)
             .map_err(|canonical::BadQuery| SigV4Error::BadQuery)?;
         Ok(Self {
@@ -104,6 +122,7 @@ impl Presented {
             signed_at,
             timestamp: time::basic(signed_at),
             signature,
+            payload_hash: payload_hash.map(str::to_owned),
             head: Zeroizing::new(head),
         })
     }
@@ -122,6 +141,18 @@ impl Presented {
     /// The Region for which the sender claims to have signed.
     pub fn region(&self) -> &str {
         &self.scope.region
+    }
+
+    /// The service for which the sender claims to have signed.
+    pub fn service(&self) -> &str {
+        &self.scope.service
+    }
+
+    /// Whether a kept key is one for this day, Region and service.
+    pub fn is_scope_of(&self, key: &SigningKey) -> bool {
+        key.date == self.scope.date
+            && key.region == self.scope.region
+            && key.service == self.scope.service
     }
 
     /// The day for which the sender claims to have signed, `YYYYMMDD`: what a kept
@@ -162,13 +193,17 @@ impl Presented {
         expected: &Expected<'_>,
     ) -> Result<Authenticated, SigV4Error> {
         self.check_scope_and_time(expected)?;
-        let same_scope = key.date == self.scope.date
-            && key.region == self.scope.region
-            && key.service == self.scope.service;
+        let is_other_payload = |named: &String| *named != canonical::sha256_hex(body);
+        if self.payload_hash.as_ref().is_some_and(is_other_payload) {
+            return Err(SigV4Error::PayloadHash);
+        }
+        let same_scope = self.is_scope_of(key);
         let request = Zeroizing::new(canonical::request(&self.head, body));
         if same_scope && key.signature_matches(&self.timestamp, &request, &self.signature) {
             Ok(Authenticated {
                 access_key_id: self.access_key_id,
+                region: self.scope.region,
+                service: self.scope.service,
                 signed_at: self.signed_at,
             })
         } else {
@@ -176,16 +211,26 @@ impl Presented {
         }
     }
 
-    fn check_scope_and_time(&self, expected: &Expected<'_>) -> Result<(), SigV4Error> {
+    /// What needs no secret: whether the scope is for this service, and the time is now. Part of
+    /// [`Presented::verify`]; to be called before a secret is looked for.
+    ///
+    /// # Errors
+    /// [`SigV4Error`].
+    pub fn check_scope_and_time(&self, expected: &Expected<'_>) -> Result<(), SigV4Error> {
         if self.scope.terminator != TERMINATOR {
             return Err(SigV4Error::ScopeTerminator);
         }
-        if self.scope.service != expected.service {
+        if !expected.services.contains(&self.scope.service.as_str()) {
             return Err(SigV4Error::ScopeService {
-                expected: expected.service.to_owned(),
+                expected: expected
+                    .services
+                    .first()
+                    .copied()
+                    .unwrap_or_default()
+                    .to_owned(),
             });
         }
-        if self.scope.region != expected.region {
+        if !expected.regions.contains(&self.scope.region.as_str()) {
             return Err(SigV4Error::ScopeRegion);
         }
         if self.scope.date != self.timestamp[..8] {
@@ -359,6 +404,13 @@ fn signature_bytes(text: &str) -> Result<[u8; 32], SigV4Error> {
     Ok(bytes)
 }
 
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// What must be signed: `Host`; `Content-Type` and each `X-Amz-*` header where present. And what
 /// is said to be signed must be there.
 fn check_signed(parts: &Parts, signed: &[String]) -> Result<(), SigV4Error> {
@@ -529,6 +581,14 @@ pub enum SigV4Error {
         /// Its name.
         header: String,
     },
+    /// The body is not signed, or in chunks.
+    #[error(
+        "The header 'x-amz-content-sha256' must be the SHA-256 of the whole body, in lower-case hexadecimal; unsigned and chunked payloads are not accepted."
+    )]
+    UnsignedPayload,
+    /// The header names another body's hash.
+    #[error("The provided 'x-amz-content-sha256' header does not match what was computed.")]
+    PayloadHash,
     /// The scope does not end in `aws4_request`.
     #[error("Credential should be scoped with a valid terminator: 'aws4_request'.")]
     ScopeTerminator,
@@ -581,9 +641,11 @@ impl SigV4Error {
             | Self::Repeated { .. }
             | Self::Unreadable { .. }
             | Self::Date
+            | Self::UnsignedPayload
             | Self::BadQuery => "IncompleteSignatureException",
             Self::NotSigned { .. }
             | Self::SignedButAbsent { .. }
+            | Self::PayloadHash
             | Self::ScopeTerminator
             | Self::ScopeService { .. }
             | Self::ScopeRegion
