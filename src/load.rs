@@ -110,6 +110,28 @@ pub(crate) fn run(
     })
 }
 
+/// Sends one request in plain HTTP, and gives the answer's body.
+pub(crate) fn ask(address: SocketAddr, request: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_millis(u64::from(PATIENCE_MS))))?;
+    stream.write_all(request)?;
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = stream.read(&mut buffer)?;
+        received.extend_from_slice(&buffer[..read]);
+        if let Some(answer) = Answer::parse(&received, read == 0)? {
+            anyhow::ensure!(
+                answer.status == 200,
+                "the answer's status is {}",
+                answer.status
+            );
+            return Ok(answer.body.to_vec());
+        }
+        anyhow::ensure!(read > 0, "the answer is not whole");
+    }
+}
+
 /// The connections that can go on.
 fn wait(links: &[Link]) -> anyhow::Result<Vec<usize>> {
     let mut sockets: Vec<PollFd<'_>> = links

@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bench;
 mod crash;
 mod disk;
 mod root_key;

@@ -28,6 +28,7 @@ use anchorhold_parent::lifecycle::Home;
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 use anyhow::Context as _;
 use aws_nitro_enclaves_nsm_api::api::{Request as NsmRequest, Response as NsmResponse};
+use base64::Engine as _;
 use clap::Args;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use rustls::ClientConfig;
@@ -563,24 +564,30 @@ fn moto(folder: &Path, connections: usize, until: Until) -> anyhow::Result<Measu
         anyhow::ensure!(Instant::now() < until_up, "moto_server did not come up");
         std::thread::sleep(Duration::from_millis(100));
     }
-    let endpoint = Endpoint {
-        url: format!("http://{address}"),
-        region: DEV_REGION.to_owned(),
-        tls: TlsTrust::PlainHttp,
-    };
     let context = EncryptionContext::from([("purpose".to_owned(), "bench".to_owned())]);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ciphertexts = runtime.block_on(async {
-        let client = Client::new(&endpoint, Tcp, Fixed::new(owner()))?;
-        let created = client.call(&CreateKeyRequest::default()).await?;
-        let mut ciphertexts = Vec::new();
-        for _ in 0..CIPHERTEXTS {
-            ciphertexts.push(encrypt(&client, &created.key_metadata.key_id, &context).await?);
-        }
-        anyhow::Ok(ciphertexts)
-    })?;
+    // Its answers lack members that AWS's have, so they are not read as ours are.
+    let made: serde_json::Value = serde_json::from_slice(&load::ask(
+        address,
+        &signed(address, &CreateKeyRequest::default(), &owner())?,
+    )?)?;
+    let key_id = made["KeyMetadata"]["KeyId"]
+        .as_str()
+        .context("moto_server made no key")?;
+    let mut ciphertexts = Vec::new();
+    for number in 0..CIPHERTEXTS {
+        let request = EncryptRequest {
+            key_id: key_id.to_owned(),
+            plaintext: SecretBlob::new(Zeroizing::new(vec![number as u8; 32])),
+            encryption_context: context.clone(),
+            ..EncryptRequest::default()
+        };
+        let answer = load::ask(address, &signed(address, &request, &owner())?)?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer)?;
+        let blob = answer["CiphertextBlob"]
+            .as_str()
+            .context("moto_server encrypted nothing")?;
+        ciphertexts.push(base64::engine::general_purpose::STANDARD.decode(blob)?);
+    }
     let requests = decrypts(address, ciphertexts, &context)?;
     let target = Target { address, tls: None };
     load::run(&target, connections, &requests, until)
