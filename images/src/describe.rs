@@ -1,6 +1,8 @@
 //! What an image is, for people and scripts. The JSON has everything that `nitro-cli describe-eif` prints, under the
 //! same names, and more.
 
+use std::io;
+
 use anchorhold_manifest::Manifest;
 use serde::Serialize;
 
@@ -74,6 +76,10 @@ pub struct Description {
     pub minimum_memory_mib: u64,
     /// The manifest; none in images that other tools made.
     pub manifest: Option<Manifest>,
+    /// Why it is not known whether there is a manifest, or what it says: a ramdisk that cannot be read. The measurements
+    /// hold all the same. An enclave that needs a manifest does not start from such an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifest_problem: Option<String>,
 }
 
 /// The PCRs with the algorithm's name as nitro-cli prints it.
@@ -107,10 +113,10 @@ pub struct DescribedMetadata {
 pub struct DescribedRamdisk {
     /// Bytes in the image.
     pub size: u64,
-    /// How it is compressed.
-    pub compression: Compression,
-    /// Bytes of the archive when it is unpacked, as it says itself.
-    pub unpacked_size: u64,
+    /// How it is compressed; none where that is not known here.
+    pub compression: Option<Compression>,
+    /// Bytes of the archive when it is unpacked, as it says itself; none where its compression is not known here.
+    pub unpacked_size: Option<u64>,
 }
 
 /// The least memory that an enclave from an image starts in: the image, what its ramdisks say that they unpack to, and
@@ -118,23 +124,34 @@ pub struct DescribedRamdisk {
 pub(crate) fn minimum_memory_mib(image: &Image) -> Result<u64, ImageError> {
     let mut bytes = BASE_MEMORY_BYTES + image.size();
     for ramdisk in image.ramdisks() {
-        let unpacked = ramdisk.unpacked_bytes();
-        bytes = bytes.saturating_add(unpacked.map_err(|source| image.unreadable(source))?);
+        let unpacked = known(image, ramdisk.unpacked_bytes())?;
+        bytes = bytes.saturating_add(unpacked.unwrap_or(ramdisk.size()));
     }
     Ok(bytes.div_ceil(1 << 20))
 }
 
+/// None for a ramdisk whose compression the kernel may know and this crate does not.
+fn known<T>(image: &Image, told: io::Result<T>) -> Result<Option<T>, ImageError> {
+    match told {
+        Ok(told) => Ok(Some(told)),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(source) => Err(image.unreadable(source)),
+    }
+}
+
 pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
-    let manifest = image.manifest()?;
+    let (manifest, manifest_problem) = match image.manifest() {
+        Ok(manifest) => (manifest, None),
+        Err(problem) => (None, Some(problem.to_string())),
+    };
     let has_kernel = image.has_kernel()?;
     let metadata = image.metadata();
     let mut ramdisks = Vec::new();
     for ramdisk in image.ramdisks() {
-        let unreadable = |source| image.unreadable(source);
         ramdisks.push(DescribedRamdisk {
             size: ramdisk.size(),
-            compression: ramdisk.compression().map_err(unreadable)?,
-            unpacked_size: ramdisk.unpacked_bytes().map_err(unreadable)?,
+            compression: known(image, ramdisk.compression())?,
+            unpacked_size: known(image, ramdisk.unpacked_bytes())?,
         });
     }
     // The sandbox finds its job through the manifest, which only our own images have.
@@ -181,5 +198,6 @@ pub(crate) fn describe(image: &Image) -> Result<Description, ImageError> {
             .collect(),
         minimum_memory_mib: minimum_memory_mib(image)?,
         manifest,
+        manifest_problem,
     })
 }

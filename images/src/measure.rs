@@ -2,10 +2,13 @@
 //!
 //! With H = SHA-384: PCR0 extends zeros by H(kernel ‖ command line ‖ all ramdisks), PCR1 by H(kernel ‖ command line ‖
 //! first ramdisk), PCR2 by H(all other ramdisks), PCR8 by H(DER of the signing certificate). Section headers and the
-//! metadata are not measured. PCR1's digest is PCR0's hash state copied after the first ramdisk, and PCR2's is taken by
-//! a second thread, so that measuring takes no longer than hashing the image once.
+//! metadata are not measured. The file is read once. PCR1's digest is PCR0's hash state copied after the first ramdisk;
+//! PCR2's, and the checksum, are taken by a second thread from the same buffers, so that measuring takes little longer
+//! than hashing the image once.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use anchorhold_attestation::Pcr;
 use aws_lc_rs::digest::{Context, SHA384};
@@ -16,6 +19,8 @@ use crate::storage::Storage;
 
 /// Bytes read at a time: few system calls, and small enough to stay in the processor's cache.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Buffers between the two threads.
+const CHUNKS: usize = 8;
 
 /// The PCRs of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,55 +55,82 @@ pub(crate) struct Pass {
     pub(crate) crc32: u32,
 }
 
+/// What the second thread takes, in the file's order.
+enum Piece {
+    /// For the checksum alone.
+    Header(Vec<u8>),
+    /// So many bytes at the buffer's beginning, and whether they are the application's.
+    Data(Arc<Vec<u8>>, usize, bool),
+}
+
 /// Reads the whole file. The sections are those of its table, in order and without gaps.
 pub(crate) fn pass(storage: &Storage, sections: &[Section]) -> io::Result<Pass> {
-    let application = || -> io::Result<Pcr> {
-        let mut hash = Context::new(&SHA384);
-        let ramdisks = sections
-            .iter()
-            .filter(|section| section.kind == SectionKind::Ramdisk);
-        for section in ramdisks.skip(1) {
-            storage.each_chunk(section.offset, section.size, CHUNK_BYTES, |chunk| {
-                hash.update(chunk);
-            })?;
-        }
-        Ok(register(hash))
-    };
-    let image = || -> io::Result<(Pcr, Pcr, u32)> {
-        let mut crc = crc32fast::Hasher::new();
+    std::thread::scope(|scope| {
+        let (pieces, to_take) = sync_channel::<Piece>(CHUNKS);
+        let (emptied, buffers) = sync_channel::<Arc<Vec<u8>>>(CHUNKS);
+        let second = scope.spawn(move || {
+            let mut crc = crc32fast::Hasher::new();
+            let mut application = Context::new(&SHA384);
+            for piece in to_take {
+                match piece {
+                    Piece::Header(bytes) => crc.update(&bytes),
+                    Piece::Data(buffer, length, measured) => {
+                        crc.update(&buffer[..length]);
+                        if measured {
+                            application.update(&buffer[..length]);
+                        }
+                        // Not wanted any more at the file's end.
+                        let _ = emptied.try_send(buffer);
+                    }
+                }
+            }
+            (register(application), crc.finalize())
+        });
+        // It ends before its sender does only by a panic, which is seen below.
+        let give = |piece| drop(pieces.send(piece));
         let mut hash = Context::new(&SHA384);
         let mut bootstrap = None;
-        crc.update(&storage.read(0, CRC_OFFSET as u64)?);
+        give(Piece::Header(storage.read(0, CRC_OFFSET as u64)?));
         for section in sections {
             let header = section.offset - SECTION_HEADER_BYTES as u64;
-            crc.update(&storage.read(header, SECTION_HEADER_BYTES as u64)?);
-            let measured = matches!(
-                section.kind,
-                SectionKind::Kernel | SectionKind::CommandLine | SectionKind::Ramdisk
-            );
-            storage.each_chunk(section.offset, section.size, CHUNK_BYTES, |chunk| {
-                crc.update(chunk);
-                if measured {
-                    hash.update(chunk);
+            give(Piece::Header(
+                storage.read(header, SECTION_HEADER_BYTES as u64)?,
+            ));
+            let ramdisk = section.kind == SectionKind::Ramdisk;
+            let application = ramdisk && bootstrap.is_some();
+            let measured =
+                ramdisk || matches!(section.kind, SectionKind::Kernel | SectionKind::CommandLine);
+            let mut done = 0;
+            while done < section.size {
+                let mut buffer = buffers.try_recv().unwrap_or_default();
+                let length = usize::try_from(section.size - done)
+                    .map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+                // The second thread has let go of it, or has not: then there is another.
+                match Arc::get_mut(&mut buffer) {
+                    Some(bytes) if bytes.len() == CHUNK_BYTES => {}
+                    _ => buffer = Arc::new(vec![0; CHUNK_BYTES]),
                 }
-            })?;
-            if section.kind == SectionKind::Ramdisk && bootstrap.is_none() {
+                let bytes = Arc::get_mut(&mut buffer).expect("nobody else has it");
+                storage.read_exact_at(&mut bytes[..length], section.offset + done)?;
+                give(Piece::Data(Arc::clone(&buffer), length, application));
+                if measured {
+                    hash.update(&buffer[..length]);
+                }
+                done += length as u64;
+            }
+            if ramdisk && bootstrap.is_none() {
                 bootstrap = Some(hash.clone());
             }
         }
+        drop(pieces);
         let pcr0 = register(hash);
-        Ok((pcr0, bootstrap.map_or(pcr0, register), crc.finalize()))
-    };
-    let (image, application) = std::thread::scope(|scope| {
-        let application = scope.spawn(application);
-        (image(), application.join().expect("hashing does not panic"))
-    });
-    let (pcr0, pcr1, crc32) = image?;
-    Ok(Pass {
-        pcr0,
-        pcr1,
-        pcr2: application?,
-        crc32,
+        let (pcr2, crc32) = second.join().expect("hashing does not panic");
+        Ok(Pass {
+            pcr0,
+            pcr1: bootstrap.map_or(pcr0, register),
+            pcr2,
+            crc32,
+        })
     })
 }
 

@@ -14,8 +14,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anchorhold_images::{
-    Architecture, BuildError, BuildOptions, Compression, EntryKind, FolderError, Image, ImageError,
-    Limits, NO_KERNEL, Progress, SectionKind, Source, build,
+    Architecture, Backend, BuildError, BuildOptions, Compression, EntryKind, FolderError, Image,
+    ImageError, Limits, NO_KERNEL, Progress, SectionKind, Source, build,
 };
 use common::{built, dynamic_elf, elf, options, program_options, register, static_elf, write};
 
@@ -788,7 +788,7 @@ fn compressed_ramdisks_end_where_a_plain_one_may_follow() {
         options.compression = Some(Compression::Gzip);
         let unpacked = plain.ramdisks()[1].size();
         let told = &description.ramdisks[1];
-        assert_eq!((told.size, told.unpacked_size), (packed, unpacked));
+        assert_eq!((told.size, told.unpacked_size), (packed, Some(unpacked)));
     }
 }
 
@@ -874,11 +874,16 @@ fn a_description_takes_the_last_manifest_and_unpacks_nothing_before_it() {
     let image = unpackable_but_for(&[("anchorhold/anchorhold.toml", text)]);
     assert_eq!(image.manifest().unwrap().unwrap().job.command, ["/last"]);
     let description = image.describe().unwrap();
-    assert_eq!(description.ramdisks[1].unpacked_size, 1 << 30);
+    assert_eq!(description.ramdisks[1].unpacked_size, Some(1 << 30));
+    assert_eq!(description.manifest_problem, None);
     assert!(description.minimum_memory_mib > 1024);
     // Without one there, the others are looked through.
     let image = unpackable_but_for(&[("other", text)]);
-    assert!(image.manifest().is_err() && image.describe().is_err());
+    let problem = image.manifest().unwrap_err().to_string();
+    let description = image.describe().unwrap();
+    assert_eq!(description.manifest_problem, Some(problem));
+    assert_eq!(description.manifest, None);
+    assert!(!description.backends.contains(&Backend::Sandbox));
 }
 
 #[test]
@@ -944,7 +949,11 @@ fn a_gzip_ramdisk_with_more_behind_it_is_refused() {
             .unwrap()
             .measure()
             .unwrap();
-        match image.describe() {
+        // What is measured is told in any case.
+        let description = image.describe().unwrap();
+        assert_eq!(description.manifest_problem.is_none(), good);
+        assert_eq!(&description.measurements.registers, image.measurements());
+        match image.manifest() {
             Ok(_) => assert!(good),
             Err(error) => {
                 assert!(!good, "{error}");

@@ -98,6 +98,9 @@ fn print_for_people(image: &Description) {
         .map(|section| format!("{:?} ({} bytes)", section.kind, section.size))
         .collect();
     row("sections", &names(&sections));
+    if let Some(problem) = &image.manifest_problem {
+        row("manifest", &format!("UNKNOWN: {problem}"));
+    }
     if let Some(manifest) = &image.manifest {
         row("job", &manifest.job.command.join(" "));
         if let Some(service) = &manifest.key_service {
