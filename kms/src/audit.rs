@@ -194,9 +194,18 @@ impl AuditLog {
             }
         }
         file.seek(SeekFrom::Start(length)).map_err(io_error)?;
+        let head = HeadFile::open(&head_path).map_err(io_error)?;
+        if promised.is_none() {
+            // From the first line on, so that a missing head is never a young log's.
+            let first = Head {
+                sequence: next.sequence - 1,
+                hash: next.previous.clone(),
+            };
+            head.write(&first, &key).map_err(io_error)?;
+        }
         let log = Self {
             path: path.to_owned(),
-            head: HeadFile::open(&head_path).map_err(io_error)?,
+            head,
             settings,
             synced: Mutex::new(promised.map_or(0, |head| head.sequence)),
             end: Mutex::new(End {

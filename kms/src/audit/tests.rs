@@ -90,6 +90,18 @@ fn lines_are_chained_across_restarts() {
 }
 
 #[test]
+fn a_log_whose_service_was_killed_at_once_is_good() {
+    let folder = Folder::new();
+    let log = folder.open();
+    assert!(folder.report().is_good());
+    log.write(&json!({"n": 1})).unwrap();
+    drop(log);
+    let report = folder.report();
+    assert!(report.is_good(), "{report:?}");
+    assert_eq!((report.last, report.head), (Some(1), Some(0)));
+}
+
+#[test]
 fn a_line_cut_off_by_a_crash_is_removed() {
     let folder = Folder::with_lines(1);
     let mut file = OpenOptions::new().append(true).open(folder.path()).unwrap();

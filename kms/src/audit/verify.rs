@@ -245,7 +245,7 @@ impl Reader {
                 head.sequence
             );
             self.find(path, self.report.lines, what);
-        } else if !self.head_seen {
+        } else if !self.head_seen && head.sequence > 0 {
             let what = format!("line {} is not the one that the head names", head.sequence);
             self.find(path, self.report.lines, what);
         }

@@ -15,6 +15,7 @@ mod operations;
 mod policies;
 mod requests;
 mod restart;
+mod sessions;
 mod simulation;
 
 use anchorhold_attestation::{Anchor, Pcr};
