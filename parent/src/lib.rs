@@ -455,6 +455,11 @@ fn launch_sandbox(
             .transpose()?;
         let resources = manifest.map(|manifest| manifest.resources);
         let has_manifest = resources.is_some();
+        let (entries, program) =
+            sandbox::program(entries).map_err(|error| LaunchError::Unpack {
+                image: launch.image.clone(),
+                error,
+            })?;
         let (sender, nsm) = std::sync::mpsc::channel();
         scope.spawn(move || {
             let made = measuring.join().unwrap_or_else(|_| {
@@ -478,6 +483,7 @@ fn launch_sandbox(
             directory: launch.dir,
             isolation: launch.isolation,
             entries,
+            program,
             nsm: Box::new(move || nsm.recv().map_err(|error| StartError::Nsm(error.into()))?),
         })?;
         Ok((enclave, has_manifest))
@@ -492,7 +498,7 @@ fn measured_nsm(
 ) -> Result<Nsm, StartError> {
     let image: Image = unmeasured
         .measure()
-        .map_err(|error| StartError::Nsm(error.into()))?;
+        .map_err(|error| StartError::Image(Box::new(error)))?;
     nsm_of(&image, root, debug, module_id)
 }
 

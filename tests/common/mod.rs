@@ -10,6 +10,8 @@
     reason = "each suite uses a part of it, as its own module"
 )]
 
+pub mod aws_layout;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Write as _};

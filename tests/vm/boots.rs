@@ -75,6 +75,8 @@ fn an_image_without_a_kernel_and_a_machine_too_small_are_refused_with_the_remedy
 
 #[test]
 fn the_machine_has_no_disk_no_network_and_no_rights() {
+    let other = run("serve");
+    other.beat();
     let machine = run("serve");
     machine.beat();
     let pid = machine.enclave.report().pid;
@@ -117,7 +119,9 @@ fn the_machine_has_no_disk_no_network_and_no_rights() {
         assert!(!arguments.contains(word), "{arguments}");
     }
     assert!(arguments.contains("-nodefaults") && arguments.contains("-monitor none"));
-    // Its descriptors: nothing of the host but memory, pipes and the two sockets.
+    // Its descriptors: nothing of the host but memory, pipes and the two sockets; and of other machines (this process has some
+    // at the same time) nothing at all.
+    let mut memories = 0;
     for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         let target = std::fs::read_link(descriptor.unwrap().path()).unwrap();
         let target = target.to_string_lossy().into_owned();
@@ -132,7 +136,9 @@ fn the_machine_has_no_disk_no_network_and_no_rights() {
         .iter()
         .any(|start| target.starts_with(start));
         assert!(is_plain, "{target}");
+        memories += usize::from(target.starts_with("/memfd:memory-backend-memfd"));
     }
+    assert_eq!(memories, 1);
 }
 
 fn nix_is_root() -> bool {

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod aws_layout;
 mod cards;
 mod conformance;
 mod contract;

@@ -30,10 +30,19 @@ pub(crate) struct Ring<'m> {
     out: std::collections::HashMap<u16, Vec<u16>>,
 }
 
+/// Bytes of memory for two rings.
+pub(crate) const BYTES: u64 = 2 * RING + 2 * BUFFER * SIZE as u64;
+
 /// Memory for two rings.
 pub(crate) fn memory() -> Memory {
-    let size = 2 * RING + 2 * BUFFER * u64::from(SIZE);
-    Memory::from_ranges(&[(GuestAddress(0), size as usize)]).unwrap()
+    Memory::from_ranges(&[(GuestAddress(0), BYTES as usize)]).unwrap()
+}
+
+/// The same in a file, as QEMU has it.
+pub(crate) fn memory_in(file: std::fs::File) -> Memory {
+    let file = vm_memory::FileOffset::new(file, 0);
+    let range = (GuestAddress(0), BYTES as usize, Some(file));
+    Memory::from_ranges_with_files([range]).unwrap()
 }
 
 impl<'m> Ring<'m> {
@@ -69,6 +78,11 @@ impl<'m> Ring<'m> {
     /// Where the buffer of a descriptor is.
     pub(crate) fn buffer(&self, descriptor: u16) -> u64 {
         self.buffers + u64::from(descriptor) * BUFFER
+    }
+
+    /// Where its descriptors, its available and its used chains are.
+    pub(crate) fn places(&self) -> [u64; 3] {
+        [0, 0x1000, 0x2000].map(|offset| self.base + offset)
     }
 
     /// Descriptors that are not with the device.

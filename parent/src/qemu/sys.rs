@@ -62,6 +62,19 @@ pub(crate) fn spawn(
         process::reset_signals();
         // Its folder may be one that its new user cannot reach by name.
         nix::unistd::chdir(folder.as_c_str())?;
+        // Also what others have opened without thinking of this: the memory of another machine in the same process is among it.
+        // SAFETY: numbers only; of this copied process.
+        let closed = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3u32,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if closed < 0 {
+            return Err(io::Error::last_os_error());
+        }
         for descriptor in &keep {
             // SAFETY: numbers only; of this copied process.
             if unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) } < 0 {

@@ -9,12 +9,15 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringMutex, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{
+    GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -24,6 +27,9 @@ use super::queue::Memory;
 use super::{nsm, vsock};
 use crate::sandbox::sys::socket;
 use crate::sandbox::vsock::address_in;
+
+#[cfg(test)]
+mod tests;
 
 type Space = GuestMemoryAtomic<Memory>;
 type Vring = VringMutex<Space>;
@@ -146,7 +152,8 @@ fn told(
 /// A device as the vhost-user crate wants it.
 struct Backend<D> {
     device: D,
-    space: Option<Space>,
+    /// The guest's memory, once it is known to stay.
+    memory: Option<Arc<Memory>>,
     /// Makes the queues' thread come back to work that a turn has left.
     again: (EventConsumer, EventNotifier),
     exit: Arc<AtomicI32>,
@@ -198,7 +205,14 @@ impl<D: Device> VhostUserBackendMut for Backend<D> {
     }
 
     fn update_memory(&mut self, space: Space) -> io::Result<()> {
-        self.space = Some(space);
+        self.memory = None;
+        let memory = space.memory().into_inner();
+        if let Err(error) = stays(&memory) {
+            tracing::warn!(%error, "a device of the enclave is off");
+            self.device.reset();
+            return Err(error);
+        }
+        self.memory = Some(memory);
         Ok(())
     }
 
@@ -224,21 +238,45 @@ impl<D: Device> VhostUserBackendMut for Backend<D> {
         if u64::from(event) == AGAIN {
             let _ = self.again.0.consume();
         }
-        let Some(space) = &self.space else {
+        let Some(memory) = &self.memory else {
             return Ok(());
         };
-        let memory = space.memory();
-        if self.device.turn(vrings, &memory)? {
+        if self.device.turn(vrings, memory)? {
             self.again.1.notify()?;
         }
         Ok(())
     }
 }
 
+/// Whether memory that is shared with QEMU is there as long as it is mapped. A file that QEMU could cut would end this process
+/// (`SIGBUS`) at the first byte that is gone.
+fn stays(memory: &Memory) -> io::Result<()> {
+    for region in memory.iter() {
+        let whole = region.file_offset().is_some_and(|file| {
+            let end = file.start().checked_add(region.len());
+            let seals = fcntl(file.file(), FcntlArg::F_GET_SEALS).unwrap_or(0);
+            SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK)
+                && file
+                    .file()
+                    .metadata()
+                    .is_ok_and(|found| end.is_some_and(|end| end <= found.len()))
+        });
+        if !whole {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "QEMU offers memory that is not all there, or that it could take away",
+            ));
+        }
+    }
+    Ok(())
+}
+
+type Daemon<D> = VhostUserDaemon<Arc<Mutex<Backend<D>>>>;
+
 /// A device that is served until this is dropped.
 pub(crate) struct Served<D: Device> {
     backend: Arc<Mutex<Backend<D>>>,
-    daemon: Option<VhostUserDaemon<Arc<Mutex<Backend<D>>>>>,
+    daemon: Option<Daemon<D>>,
     exit: Arc<AtomicI32>,
 }
 
@@ -255,7 +293,7 @@ pub(crate) fn serve<D: Device>(
     let again_descriptor = again.0.as_raw_fd();
     let backend = Arc::new(Mutex::new(Backend {
         device,
-        space: None,
+        memory: None,
         again,
         exit: Arc::clone(&exit),
     }));
@@ -304,7 +342,7 @@ impl<D: Device> Served<D> {
     /// Whether the guest's driver has found it.
     pub(crate) fn is_awake(&self) -> bool {
         let backend = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
-        backend.space.is_some()
+        backend.memory.is_some()
     }
 
     /// What its guest did to it, where that is worth telling.
@@ -317,12 +355,19 @@ impl<D: Device> Served<D> {
     }
 }
 
+impl<D: Device> Served<D> {
+    /// Ends the protocol's thread; says how it ended.
+    fn hang_up(daemon: &mut Daemon<D>) -> Result<(), vhost_user_backend::Error> {
+        daemon.request_shutdown();
+        daemon.wait()
+    }
+}
+
 impl<D: Device> Drop for Served<D> {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            daemon.request_shutdown();
             // That QEMU went in the middle of a message is no news.
-            let _ = daemon.wait();
+            let _ = Self::hang_up(&mut daemon);
             // Ends the queues' thread and waits for it.
             drop(daemon);
         }

@@ -37,6 +37,14 @@ pub enum UnpackError {
         /// Why.
         error: CpioError,
     },
+    /// A file of words that is longer than any that could be used.
+    #[error("{name} is longer than {most} bytes, which no command and no environment is")]
+    TooLong {
+        /// The file.
+        name: &'static str,
+        /// Bytes that it may have.
+        most: usize,
+    },
     /// A name that no file system can hold.
     #[error(transparent)]
     Name(#[from] ZeroByte),

@@ -20,6 +20,7 @@ mod diagnosis;
 mod filter;
 pub(crate) mod host;
 mod image;
+mod layout;
 pub(crate) mod limits;
 mod namespaces;
 mod notify;
@@ -35,6 +36,7 @@ pub(crate) mod sys;
 pub(crate) mod vsock;
 mod warden;
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anchorhold_images::ImageError;
 use anchorhold_simulator::Nsm;
 use nix::errno::Errno;
 use serde::Serialize;
@@ -51,6 +54,7 @@ use serde::Serialize;
 pub use diagnosis::Obstacle;
 pub use image::UnpackError;
 pub(crate) use image::{entries, manifest};
+pub(crate) use layout::program;
 pub use limits::{EnforcedBy, Limits, MOST_PROCESSES};
 pub use root::{Content, Entry, ZeroByte};
 
@@ -72,10 +76,38 @@ pub struct Start {
     pub directory: PathBuf,
     /// How it is confined.
     pub isolation: Isolation,
-    /// The root file system; `/init` runs.
+    /// The root file system.
     pub entries: Vec<Entry>,
+    /// What runs in it.
+    pub program: Program,
     /// The NSM behind `/dev/nsm`.
     pub nsm: MakeNsm,
+}
+
+/// The enclave's first program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Where it may be; the first that can be executed is.
+    pub paths: Vec<CString>,
+    /// Its arguments, its own name first.
+    pub arguments: Vec<CString>,
+    /// Its environment, each as `NAME=value`.
+    pub environment: Vec<CString>,
+    /// It is the command of an image in AWS's own layout, which the image's init would have started: it may write to its root,
+    /// as it may there, and the heartbeat is sent in its place.
+    pub is_command: bool,
+}
+
+impl Program {
+    /// `/init`, as a kernel starts it.
+    pub fn init() -> Program {
+        Program {
+            paths: vec![c"/init".into()],
+            arguments: vec![c"/init".into()],
+            environment: vec![c"HOME=/".into(), c"TERM=linux".into()],
+            is_command: false,
+        }
+    }
 }
 
 /// Why a sandbox could not be started.
@@ -157,6 +189,17 @@ pub enum StartError {
         /// Why.
         errno: Errno,
     },
+    /// The command of an image in AWS's own layout could not be executed.
+    #[error("the image's command {name:?} (/cmd, in /rootfs) cannot be executed: {errno}{}", init_hint(*errno))]
+    Command {
+        /// Its first word.
+        name: String,
+        /// Why.
+        errno: Errno,
+    },
+    /// The image is not what it says.
+    #[error(transparent)]
+    Image(Box<ImageError>),
     /// The NSM could not be made.
     #[error("the simulated NSM cannot be started: {0}")]
     Nsm(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -278,6 +321,7 @@ pub fn start(start: Start) -> Result<Enclave, StartError> {
         directory: directory.clone(),
         isolation: start.isolation,
         entries: start.entries,
+        program: start.program,
         nsm: start.nsm,
     };
     let theirs = Arc::clone(&shared);

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use super::root::{self, Entry};
 use super::sys::mount::{self, attribute};
+use super::sys::process::Strings;
 use super::sys::{process, seccomp, socket};
 
 /// The ids that the enclave's namespace has.
@@ -38,6 +39,7 @@ pub(crate) struct Plan {
     pub(crate) control: RawFd,
     pub(crate) console: RawFd,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) first: First,
     /// tmpfs sizes in bytes, as text: root, /tmp, /run, /dev/shm; then the number of inodes.
     pub(crate) sizes: [CString; 4],
     pub(crate) inodes: CString,
@@ -50,6 +52,32 @@ pub(crate) struct Plan {
     pub(crate) processors: Option<CpuSet>,
     /// Landlock's version, where it is to be used (Reduced isolation).
     pub(crate) landlock: u32,
+}
+
+/// What the new process becomes.
+pub(crate) struct First {
+    /// Where the program may be, in the order in which they are tried.
+    pub(crate) paths: Vec<CString>,
+    pub(crate) arguments: Strings,
+    pub(crate) environment: Strings,
+    /// The program's name, where it is the command of an image in AWS's own layout: it may change the root file system.
+    pub(crate) command: Option<String>,
+}
+
+impl First {
+    /// Becomes the program, as `execvp` finds it. Returns only if none of the places has it.
+    fn execute(&self) -> Errno {
+        let mut found = Errno::ENOENT;
+        for path in &self.paths {
+            match process::execute(path, &self.arguments, &self.environment) {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                // It is there; but another one may be executable.
+                Errno::EACCES => found = Errno::EACCES,
+                errno => return errno,
+            }
+        }
+        found
+    }
 }
 
 /// Where a start can fail inside the new process.
@@ -208,7 +236,7 @@ fn steps(plan: &Plan, control: &mut RawFd) -> Failure {
     match prepare(plan, control) {
         Ok(()) => Failure {
             step: Step::Execute,
-            errno: process::execute(c"/init", &[c"/init"], &[c"HOME=/", c"TERM=linux"]),
+            errno: plan.first.execute(),
             entry: 0,
         },
         Err(failure) => failure,
@@ -374,6 +402,9 @@ fn shut_out_host(plan: &Plan) -> Result<(), Failure> {
 
     process::open_as(c"/dev/null", libc::O_RDONLY, 0).at(Step::Devices)?;
     mount::add_attributes(c"/dev", attribute::READ_ONLY).at(Step::ReadOnly)?;
+    if plan.first.command.is_some() {
+        return Ok(());
+    }
     mount::add_attributes(c"/", attribute::READ_ONLY).at(Step::ReadOnly)
 }
 

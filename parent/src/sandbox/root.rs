@@ -49,11 +49,7 @@ impl Entry {
         gid: u32,
         content: Content,
     ) -> Result<Entry, ZeroByte> {
-        let mut path = path;
-        while let Some(rest) = path.strip_prefix(b"/").or_else(|| path.strip_prefix(b"./")) {
-            path = rest;
-        }
-        let path = if path.is_empty() { b"." } else { path };
+        let path = relative(path);
         Ok(Entry {
             path: CString::new(path)
                 .map_err(|_| ZeroByte(String::from_utf8_lossy(path).into_owned()))?,
@@ -69,6 +65,27 @@ impl Entry {
         &self.path
     }
 
+    /// Whether it is a directory.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.content == Content::Directory
+    }
+
+    /// The entry as it is seen by who has `folder` as the root; `None` where it lies outside.
+    pub(crate) fn below(self, folder: &[u8]) -> Option<Entry> {
+        let path = path_below(self.path.to_bytes(), folder)?;
+        let content = match self.content {
+            Content::HardLink(target) => {
+                Content::HardLink(path_below(relative(target.to_bytes()), folder)?)
+            }
+            content => content,
+        };
+        Some(Entry {
+            path,
+            content,
+            ..self
+        })
+    }
+
     /// The bytes, if it is a file.
     pub fn file(&self) -> Option<&[u8]> {
         match &self.content {
@@ -76,6 +93,22 @@ impl Entry {
             _ => None,
         }
     }
+}
+
+/// A path from the root without what it begins with; never empty.
+fn relative(mut path: &[u8]) -> &[u8] {
+    while let Some(rest) = path.strip_prefix(b"/").or_else(|| path.strip_prefix(b"./")) {
+        path = rest;
+    }
+    if path.is_empty() { b"." } else { path }
+}
+
+fn path_below(path: &[u8], folder: &[u8]) -> Option<CString> {
+    let rest = path.strip_prefix(folder)?;
+    if !rest.is_empty() && !rest.starts_with(b"/") {
+        return None;
+    }
+    CString::new(relative(rest)).ok()
 }
 
 /// *child* Writes the entries into the current directory, in order; later ones replace earlier ones. What a kernel passes over
@@ -208,6 +241,39 @@ mod tests {
         assert_eq!(path(b"./a/b"), Ok(b"a/b".to_vec()));
         assert_eq!(path(b"//./"), Ok(b".".to_vec()));
         assert_eq!(path(b"a\0b"), Err(()));
+    }
+
+    #[test]
+    fn a_folder_can_become_the_root_and_nothing_else_is_seen_from_there() {
+        let below = |path: &str, content| {
+            entry(path, content)
+                .below(b"rootfs")
+                .map(|entry| (entry.path.into_string().unwrap(), entry.content))
+        };
+        let directory = Content::Directory;
+        assert_eq!(
+            below("/rootfs", directory.clone()),
+            Some((".".to_owned(), directory.clone()))
+        );
+        assert_eq!(
+            below("./rootfs//bin/sh", directory.clone()),
+            Some(("bin/sh".to_owned(), directory.clone()))
+        );
+        for outside in ["init", "rootfs2/x", "cmd", "."] {
+            assert_eq!(below(outside, directory.clone()), None, "{outside}");
+        }
+        let link = |target: &str| Content::HardLink(CString::new(target).unwrap());
+        assert_eq!(
+            below("rootfs/a", link("/rootfs/b")),
+            Some(("a".to_owned(), link("b")))
+        );
+        assert_eq!(below("rootfs/a", link("init")), None);
+        // A symbolic link is followed later, by who has that root.
+        let symlink = Content::Symlink(c"/rootfs/b".into());
+        assert_eq!(
+            below("rootfs/a", symlink.clone()),
+            Some(("a".to_owned(), symlink))
+        );
     }
 
     // The working directory belongs to the whole process, so that this is one test.

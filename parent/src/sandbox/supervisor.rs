@@ -11,6 +11,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use anchorhold_manifest::HEARTBEAT_PORT;
 use anchorhold_simulator::Nsm;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -26,16 +27,16 @@ use super::host::{Reception, Said};
 use super::limits::{
     EnforcedBy, Groups, Limits, MOST_PROCESSES, WATCH_INTERVAL, holds_more_than, some_processors,
 };
-use super::namespaces::{self, Failure, Identity, Ids, Message, Plan, Step, word};
+use super::namespaces::{self, Failure, First, Identity, Ids, Message, Plan, Step, word};
 use super::notify::{self, Call, Outcome, Threads};
 use super::nsm;
 use super::relay::{End, Flows};
 use super::root::Entry;
-use super::sys::process::{self, Cloned, Exit};
+use super::sys::process::{self, Cloned, Exit, Strings};
 use super::sys::{seccomp, socket};
 use super::vsock::{Around, Vsock, address_in};
 use super::warden::{Warden, kill_user};
-use super::{Ended, How, LaunchReport, StartError};
+use super::{Ended, How, LaunchReport, Program, StartError};
 use crate::Isolation;
 
 /// How long what a dead enclave has sent may take to be read.
@@ -58,6 +59,7 @@ pub(crate) struct Order {
     pub(crate) directory: PathBuf,
     pub(crate) isolation: Isolation,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) program: Program,
     /// Makes the NSM; called while the new process sets itself up.
     pub(crate) nsm: Box<dyn FnOnce() -> Result<Nsm, StartError> + Send>,
 }
@@ -138,6 +140,7 @@ enum Token {
     Host,
     Console,
     Warden,
+    Beat,
     Client(u64),
     Flow(u64, End),
 }
@@ -151,6 +154,7 @@ impl Token {
             Token::Host => 3,
             Token::Console => 4,
             Token::Warden => 5,
+            Token::Beat => 6,
             Token::Client(id) => 1 << 62 | id,
             Token::Flow(id, end) => 1 << 63 | id << 1 | u64::from(end == End::Host),
         }
@@ -164,6 +168,7 @@ impl Token {
             3 => Token::Host,
             4 => Token::Console,
             5 => Token::Warden,
+            6 => Token::Beat,
             _ if number >> 63 == 1 => {
                 let end = if number & 1 == 1 {
                     End::Host
@@ -205,6 +210,8 @@ struct Supervisor {
     flows: Flows,
     reception: Reception,
     console: Console,
+    /// The heartbeat that is sent in the enclave's place, until it is answered.
+    beat: Option<OwnedFd>,
 }
 
 /// The enclave's first process; killed and collected when dropped.
@@ -391,6 +398,12 @@ impl Supervisor {
             places.plain_root = Some(root);
             missing.push("the enclave's files are on disk while it runs: mounting a file system in memory is not allowed here".to_owned());
         }
+        let is_command = order.program.is_command;
+        let command = order.program.arguments.first().filter(|_| is_command);
+        let command = command.map(|name| name.to_string_lossy().into_owned());
+        if is_command {
+            missing.push(super::layout::NOT_RUN.to_owned());
+        }
         let mut plan = Plan {
             directory: path(&order.directory)?,
             plain_root,
@@ -398,6 +411,12 @@ impl Supervisor {
             control: theirs.as_raw_fd(),
             console: console_write.as_raw_fd(),
             entries: order.entries,
+            first: First {
+                paths: order.program.paths,
+                arguments: Strings::new(order.program.arguments),
+                environment: Strings::new(order.program.environment),
+                command,
+            },
             sizes: [memory, memory / 2, memory / 8, memory / 4].map(text),
             inodes: text((memory / 16384).max(1024)),
             filters: [false, true].map(|fixed| filter::filter(options(fixed))),
@@ -516,6 +535,13 @@ impl Supervisor {
         watch(reception.as_fd(), Token::Host)?;
         watch(console.pipe().as_fd(), Token::Console)?;
         watch(warden.line(), Token::Warden)?;
+        // As the image's init beats once the machine stands and before it starts the command.
+        let beat = is_command
+            .then(|| send_beat(places.host.as_fd()).ok())
+            .flatten();
+        if let Some(beat) = &beat {
+            watch(beat.as_fd(), Token::Beat)?;
+        }
 
         let report = LaunchReport {
             isolation: order.isolation,
@@ -544,6 +570,7 @@ impl Supervisor {
             flows: Flows::new(),
             reception: Reception::new(reception),
             console,
+            beat,
         };
         Ok((supervisor, report))
     }
@@ -589,6 +616,8 @@ impl Supervisor {
                     Some(Token::Warden) if self.warden.restock().is_err() => {
                         let _ = self.epoll.delete(self.warden.line());
                     }
+                    // Answered or not: it was sent, and there is no other.
+                    Some(Token::Beat) => self.beat = None,
                     Some(Token::Client(id)) => self.receive(id),
                     Some(Token::Flow(id, _)) => self.flows.wake(id),
                     _ => {}
@@ -748,6 +777,15 @@ impl Supervisor {
     }
 }
 
+/// Sends the heartbeat of an enclave, as if it had dialled the parent's port. Its answer comes on the socket.
+fn send_beat(host: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let stream = socket::new(socket::Kind::Stream, true)?;
+    let file = format!("vsock.sock_{HEARTBEAT_PORT}");
+    address_in(host, &file)?.connect(stream.as_fd())?;
+    socket::give(stream.as_fd(), &[crate::window::heartbeat::BEAT])?;
+    Ok(stream)
+}
+
 /// Waits for the new process: `Some` when its filter stands, `None` when it has become `/init`.
 fn hear(control: &OwnedFd, plan: &Plan) -> Result<Option<(Identity, Identity)>, StartError> {
     let mut bytes = [0u8; Message::SIZE];
@@ -784,7 +822,15 @@ fn explain(failure: Failure, plan: &Plan) -> StartError {
                 StartError::Unpack { path, errno }
             };
         }
-        Step::Execute => return StartError::Init { errno },
+        Step::Execute => {
+            return match &plan.first.command {
+                None => StartError::Init { errno },
+                Some(name) => StartError::Command {
+                    name: name.clone(),
+                    errno,
+                },
+            };
+        }
         Step::Descriptors => "placing descriptors",
         Step::Directory => "entering the enclave's folder",
         Step::Ids => "becoming the namespace's root",
@@ -954,6 +1000,7 @@ mod tests {
             Token::Host,
             Token::Console,
             Token::Warden,
+            Token::Beat,
             Token::Client(0),
             Token::Client(77),
             Token::Flow(0, End::Enclave),

@@ -9,7 +9,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use anchorhold_attestation::Pcr;
-use anchorhold_parent::sandbox::{self, Content, Enclave, EnforcedBy, Entry, Start, StartError};
+use anchorhold_parent::sandbox::{
+    self, Content, Enclave, EnforcedBy, Entry, Program, Start, StartError,
+};
 use anchorhold_parent::{Ended, How, Isolation};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 
@@ -180,12 +182,13 @@ fn start_with(
     isolation: Isolation,
 ) -> Result<Enclave, StartError> {
     sandbox::start(Start {
-        cid: CID,
+        cid: cid(isolation),
         memory_mib,
         cpus: 1,
         directory: dir.to_owned(),
         isolation,
         entries,
+        program: Program::init(),
         nsm: Box::new(|| {
             let [pcr0, pcr1, pcr2] = measured();
             let config = NsmConfig {
@@ -199,6 +202,15 @@ fn start_with(
             Ok(Nsm::new(&ROOT, config, SystemTime::now()).unwrap())
         }),
     })
+}
+
+/// Without a pid namespace, ending an enclave ends whatever has its user, and that goes by its CID: each run of these tests has
+/// one of its own.
+fn cid(isolation: Isolation) -> u32 {
+    match isolation {
+        Isolation::Reduced => 3100 + std::process::id() % 900,
+        _ => CID,
+    }
 }
 
 fn start(dir: &Path, command: &str) -> Enclave {
@@ -782,6 +794,7 @@ fn refusals() {
             directory: folder.path().to_owned(),
             isolation: Isolation::Namespaces,
             entries: Vec::new(),
+            program: Program::init(),
             nsm: Box::new(|| unreachable!("nothing is started")),
         });
         assert!(matches!(refused, Err(StartError::Cid(_))));
@@ -794,6 +807,7 @@ fn refusals() {
         directory: folder.path().to_owned(),
         isolation: Isolation::Namespaces,
         entries: entries("hello"),
+        program: Program::init(),
         nsm: Box::new(|| Err(StartError::Nsm("wrong checksum".into()))),
     });
     assert!(matches!(refused, Err(StartError::Nsm(_))));
@@ -880,22 +894,29 @@ fn reduced() {
     wait_for(&enclave, "listening", 1);
     assert_eq!(ask(&enclave, 5000, b"hello"), b"hello");
     let before = enclave.report().pid;
+    let user = user_of(before.to_string().as_ref()).unwrap();
+    assert_ne!(user, "0");
     drop(enclave);
     assert!(!Path::new(&format!("/proc/{before}")).exists());
     let mut enclave = reduced("fork-bomb");
     finish(&mut enclave);
     drop(enclave);
-    // 0x7000_0000 and up: the ids of enclaves begin with 18 in decimal, like those of nobody else.
-    let mine = |entry: &std::fs::DirEntry| {
-        std::fs::read_to_string(entry.path().join("status"))
-            .is_ok_and(|status| status.contains("\nUid:\t18") && !status.contains("State:\tZ"))
-    };
     let left = std::fs::read_dir("/proc")
         .unwrap()
         .flatten()
-        .filter(mine)
+        .filter(|entry| user_of(entry.file_name().as_ref()).as_ref() == Some(&user))
         .count();
     assert_eq!(left, 0, "processes of a reduced enclave are left");
+}
+
+/// The user of a process that lives.
+fn user_of(process: &Path) -> Option<String> {
+    let status = std::fs::read_to_string(Path::new("/proc").join(process).join("status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next().map(str::to_owned)
+    };
+    field("Uid:").filter(|_| field("State:").as_deref() != Some("Z"))
 }
 
 fn image() {
@@ -964,7 +985,11 @@ fn image() {
         &root,
     )
     .unwrap_err();
-    assert!(error.to_string().contains("image.eif"), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.starts_with(path.to_str().unwrap()) && error.contains("checksum"),
+        "{error}"
+    );
     assert_eq!(
         std::fs::read(folder.path().join("enclave/console.log")).unwrap(),
         b""

@@ -1,6 +1,6 @@
 //! Processes: clone, identity, limits, descriptors of other processes, waiting.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -273,18 +273,37 @@ pub(crate) fn name_host(name: &CStr) -> Result<(), Errno> {
 }
 
 /// *child* Becomes another program. Returns only if that failed.
-pub(crate) fn execute(path: &CStr, arguments: &[&CStr; 1], environment: &[&CStr; 2]) -> Errno {
-    let arguments = [arguments[0].as_ptr(), std::ptr::null()];
-    let environment = [
-        environment[0].as_ptr(),
-        environment[1].as_ptr(),
-        std::ptr::null(),
-    ];
+pub(crate) fn execute(path: &CStr, arguments: &Strings, environment: &Strings) -> Errno {
     // SAFETY: all strings end in NUL, both lists end in a null pointer, and all outlive the call.
     unsafe {
-        libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr());
+        libc::execve(
+            path.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        );
     }
     Errno::last()
+}
+
+/// A list of strings as `execve` takes it, made before the process that uses it exists.
+pub(crate) struct Strings {
+    /// Where the strings are; they own what the pointers name, and are never changed.
+    _owned: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Strings {
+    pub(crate) fn new(strings: Vec<CString>) -> Strings {
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain(std::iter::once(std::ptr::null()))
+            .collect();
+        Strings {
+            _owned: strings,
+            pointers,
+        }
+    }
 }
 
 /// *child* Sends SIGKILL to the process that `pidfd` stands for.
