@@ -190,14 +190,15 @@ impl HostileParent {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// What it has printed after the first `before` bytes, once that holds `word`.
+    /// The lines that it has printed after the first `before` bytes, once one of them holds `word`. (A console comes in pieces.)
     pub(crate) fn console_after(&self, before: usize, word: &str) -> String {
         let since = Instant::now();
         loop {
             let console = self.console();
             let new = console.get(before..).unwrap_or_default();
-            if new.contains(word) {
-                return new.to_owned();
+            let whole = new.rfind('\n').map_or("", |end| &new[..end]);
+            if whole.contains(word) {
+                return whole.to_owned();
             }
             assert!(
                 since.elapsed() < PATIENCE,

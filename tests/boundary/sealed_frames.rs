@@ -66,8 +66,7 @@ fn no_result_file_appears_for_a_message_that_is_not_whole() {
         let before = house.console(enclave.name).len();
         // It looks for the file, too.
         let said = house.must_not_call(enclave.name, &input, &house.path(&unique("output")));
-        let console = house.console(enclave.name);
-        assert!(console[before..].contains(reason), "{console}");
+        house.console_says(enclave.name, before, reason);
         assert!(
             said.contains("incomplete") || said.contains(reason),
             "{said}"

@@ -457,6 +457,16 @@ impl House {
 
     /// Starts an enclave as the host; it ends with the value.
     pub fn enclave(&self, image: &Path, name: &'static str, more: &[&str]) -> Running<'_> {
+        self.started(image, name, more).0
+    }
+
+    /// The same, with what `run` printed.
+    pub fn started(
+        &self,
+        image: &Path,
+        name: &'static str,
+        more: &[&str],
+    ) -> (Running<'_>, String) {
         let mut arguments = vec![
             OsStr::new("run"),
             image.as_os_str(),
@@ -466,8 +476,9 @@ impl House {
             OsStr::new(backend()),
         ];
         arguments.extend(more.iter().map(OsStr::new));
-        self.must(Who::Host, arguments);
-        Running { house: self, name }
+        let said = self.must(Who::Host, arguments);
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (Running { house: self, name }, said)
     }
 
     /// Streams a sealed file through an enclave as the host.
@@ -506,6 +517,24 @@ impl House {
     /// What an enclave has written on its console.
     pub fn console(&self, name: &str) -> String {
         String::from_utf8_lossy(&self.run(Who::Host, ["logs", name]).stdout).into_owned()
+    }
+}
+
+impl House {
+    /// Waits until an enclave's console holds `word` after its first `before` bytes: it may be told to the caller earlier.
+    pub fn console_says(&self, name: &str, before: usize, word: &str) {
+        let since = std::time::Instant::now();
+        loop {
+            let console = self.console(name);
+            if console.get(before..).is_some_and(|new| new.contains(word)) {
+                return;
+            }
+            assert!(
+                since.elapsed() < std::time::Duration::from_mins(1),
+                "the console never said {word:?}:\n{console}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod common;
 mod boots;
 mod kernels;
 mod misbehaving;
+mod ordinary_user;
 mod stage;
 #[path = "guest/src/sum.rs"]
 mod sum;

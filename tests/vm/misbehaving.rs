@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use anchorhold_images::DEFAULT_COMMAND_LINE;
 use anchorhold_parent::How;
 
-use crate::stage::{Machine, run};
+use crate::stage::{Machine, folder, guest, image, order, run, start};
 
 /// A machine beside, which must go on answering.
 struct Neighbour(Machine);
@@ -49,6 +50,26 @@ fn a_dead_init_is_a_kernel_panic_and_is_told() {
         assert!(machine.console().contains("Attempted to kill init"));
         nothing_is_left(&machine);
     }
+    drop(neighbour);
+}
+
+#[test]
+fn a_kernel_that_panics_by_itself_is_told_with_its_reason() {
+    let neighbour = Neighbour::new();
+    let folder = folder();
+    let image = image(folder.path(), guest(), |options| {
+        options.command_line = Some(format!("{DEFAULT_COMMAND_LINE} rdinit=/nowhere"));
+    });
+    let order = order(&image, folder.path());
+    let mut machine = start(folder, order).unwrap();
+    assert_eq!(
+        machine.ended().how,
+        How::KernelPanic,
+        "{}",
+        machine.console()
+    );
+    assert!(machine.console().contains("Kernel panic - not syncing: "));
+    nothing_is_left(&machine);
     drop(neighbour);
 }
 

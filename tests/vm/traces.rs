@@ -19,6 +19,16 @@ fn children() -> String {
     all
 }
 
+/// What this process holds for itself.
+fn kibibytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn fifty_starts_and_stops_leave_nothing() {
     if std::env::var_os("ANCHORHOLD_ALONE").is_none() {
@@ -61,11 +71,22 @@ fn fifty_starts_and_stops_leave_nothing() {
             .collect();
         assert!(left.is_empty(), "{left:?}");
     };
-    cycle(1);
-    let before = (descriptors(), threads());
+    // The first ones settle how much this process keeps for the next.
+    for number in 0..10 {
+        cycle(number);
+    }
+    let (before, held) = ((descriptors(), threads()), kibibytes());
     for number in 0..50 {
         cycle(number);
     }
     assert_eq!((descriptors(), threads()), before);
     assert_eq!(children(), "");
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(
+        !maps.contains("memfd:"),
+        "a machine's memory is left: {maps}"
+    );
+    // The buffers of a machine are some 200 KiB.
+    let grown = kibibytes().saturating_sub(held);
+    assert!(grown < 50 * 128, "{grown} KiB more than after ten");
 }

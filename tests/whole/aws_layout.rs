@@ -8,7 +8,7 @@ use anchorhold_images::{DEFAULT_COMMAND_LINE, NO_KERNEL};
 use anchorhold_parent::lifecycle::Home;
 use anchorhold_parent::sandbox;
 
-use crate::common::{House, Who, aws_layout, backend, kernel};
+use crate::common::{House, aws_layout, backend, kernel};
 
 /// Longest wait for what must come, on a busy machine that emulates another.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -25,25 +25,13 @@ fn an_image_in_awss_layout_runs_its_command_in_its_root() {
     let measured = house.measurements(&image);
 
     // Returns once the heartbeat came.
-    let image = image.to_str().expect("UTF-8");
-    let arguments = [
-        "run",
-        image,
-        "--name",
-        "aws",
-        "--backend",
-        backend(),
-        "--memory",
-        "128",
-    ];
-    let said = house.must(Who::Host, arguments);
-    let said = String::from_utf8(said).expect("UTF-8");
+    let (enclave, said) = house.started(&image, "aws", &["--memory", "128"]);
     let is_told = said.contains("the image's own /init, which is measured but not run");
     assert_eq!(is_told, backend() == "sandbox", "{said}");
 
     let begun = Instant::now();
     let console = loop {
-        let console = house.console("aws");
+        let console = house.console(enclave.name);
         if console.lines().any(|line| line.trim() == "serving") {
             break console;
         }
@@ -52,7 +40,7 @@ fn an_image_in_awss_layout_runs_its_command_in_its_root() {
     };
     for line in [
         r#"command: ["app", "--greeting", "two words"]"#,
-        r#"environment: [("PATH", "/nowhere"), ("GREETING", "a = b")]"#,
+        r#"environment: [("GREETING", "a = b"), ("PATH", "/nowhere")]"#,
         r#"folder: "/""#,
         "root: bin data dev proc run sys tmp",
         r#"data: "the container's""#,
@@ -66,7 +54,9 @@ fn an_image_in_awss_layout_runs_its_command_in_its_root() {
         );
     }
 
-    let folder = Home::at(&house.path("")).expect("a home").enclave("aws");
+    let folder = Home::at(&house.path(""))
+        .expect("a home")
+        .enclave(enclave.name);
     let ask = |question: &str| {
         let mut stream = sandbox::connect(&folder, 5000).expect("it listens");
         stream.write_all(question.as_bytes()).expect("it hears");
@@ -83,5 +73,4 @@ fn an_image_in_awss_layout_runs_its_command_in_its_root() {
         assert!(begun.elapsed() < PATIENCE, "it runs on");
         std::thread::sleep(Duration::from_millis(20));
     }
-    house.run(Who::Host, ["stop", "aws"]);
 }

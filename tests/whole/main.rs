@@ -5,6 +5,7 @@
 mod common;
 
 mod aws_layout;
+mod backends;
 mod cards;
 mod conformance;
 mod contract;

@@ -16,7 +16,9 @@ fn main() {
     // Before anything is said: whoever sees a line may dial at once.
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, 5000).unwrap();
     println!("command: {:?}", std::env::args().collect::<Vec<_>>());
-    println!("environment: {:?}", std::env::vars().collect::<Vec<_>>());
+    let mut environment: Vec<_> = std::env::vars().collect();
+    environment.sort();
+    println!("environment: {environment:?}");
     println!("folder: {:?}", std::env::current_dir().unwrap());
     let mut root: Vec<_> = fs::read_dir("/")
         .unwrap()

@@ -27,9 +27,9 @@ const PLAIN: MsFlags = QUIET.union(MsFlags::MS_NODEV);
 fn main() {
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).unwrap();
     devices();
-    for folder in ["/modules", "/"] {
-        drivers(Path::new(folder));
-    }
+    // Such a kernel may also lack what AWS's has.
+    let is_foreign = drivers(Path::new("/modules"));
+    drivers(Path::new("/"));
     beat();
     let environment = words("/env");
     let command = words("/cmd");
@@ -38,7 +38,7 @@ fn main() {
     std::env::set_current_dir("/rootfs").unwrap();
     nix::unistd::chroot("/rootfs").unwrap();
     devices();
-    file_systems();
+    file_systems(is_foreign);
     // The command's own PATH is for the command.
     let program = ["/sbin", "/usr/sbin", "/bin", "/usr/bin"]
         .map(|folder| Path::new(folder).join(&command[0]))
@@ -78,27 +78,28 @@ fn devices() {
     }
 }
 
-/// Loads the modules in a folder, in the order of their names.
-fn drivers(folder: &Path) {
+/// Loads the modules in a folder, in the order of their names. Whether there were any.
+fn drivers(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else {
-        return;
+        return false;
     };
     let mut paths: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.to_string_lossy().contains(".ko"))
         .collect();
     paths.sort();
-    for path in paths {
-        let file = File::open(&path).unwrap();
+    for path in &paths {
+        let file = File::open(path).unwrap();
         let flags = if path.extension().is_some_and(|extension| extension == "ko") {
             ModuleInitFlags::empty()
         } else {
             ModuleInitFlags::from_bits_retain(4) // MODULE_INIT_COMPRESSED_FILE
         };
         finit_module(&file, c"", flags).unwrap();
-        fs::remove_file(&path).unwrap();
+        fs::remove_file(path).unwrap();
         println!("aws-init: loaded {}", path.display());
     }
+    !paths.is_empty()
 }
 
 fn beat() {
@@ -114,7 +115,7 @@ fn words(path: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn file_systems() {
+fn file_systems(is_foreign: bool) {
     let place = |source: &str, target: &str, kind: &str, flags, data: Option<&str>| {
         if let Err(errno) = mount(Some(source), target, Some(kind), flags, data) {
             panic!("{target}: {errno}");
@@ -159,7 +160,9 @@ fn file_systems() {
         if fields[3] == "1" {
             let path = format!("/sys/fs/cgroup/{}", fields[0]);
             fs::create_dir(&path).unwrap();
-            place(fields[0], &path, "cgroup", PLAIN, Some(fields[0]));
+            if !is_foreign {
+                place(fields[0], &path, "cgroup", PLAIN, Some(fields[0]));
+            }
         }
     }
 }

@@ -50,7 +50,9 @@ fn main() {
     modules();
     println!("guest: {word}");
     match word.as_str() {
-        "serve" => serve(),
+        "serve" => serve(true),
+        // For parents that answer no heartbeat.
+        "quiet" => serve(false),
         "exit" => std::process::exit(3),
         "crash" => std::process::abort(),
         "memory" => memory(),
@@ -93,9 +95,11 @@ fn beat() {
 }
 
 /// Serves each connection on a thread of its own. Its first byte says how.
-fn serve() {
+fn serve(beats: bool) {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT).unwrap();
-    beat();
+    if beats {
+        beat();
+    }
     for stream in listener.incoming() {
         let stream = stream.unwrap();
         std::thread::Builder::new()
@@ -135,6 +139,31 @@ fn answer(mut stream: VsockStream) -> io::Result<()> {
             let length = number(&mut stream)?;
             give(&mut stream, length)?;
             stream.shutdown(Shutdown::Write)
+        }
+        // Gives that many bytes in pieces of that size, whatever they are: for measurements.
+        b'y' => {
+            let (mut left, piece) = (number(&mut stream)?, number(&mut stream)?);
+            let buffer = vec![0x55; usize::try_from(piece).unwrap_or(0)];
+            while left > 0 {
+                let now = buffer
+                    .len()
+                    .min(usize::try_from(left).unwrap_or(usize::MAX));
+                stream.write_all(&buffer[..now])?;
+                left -= now as u64;
+            }
+            stream.shutdown(Shutdown::Write)
+        }
+        // Takes that many bytes, whatever they are, and answers with one.
+        b'z' => {
+            let mut left = number(&mut stream)?;
+            let mut buffer = vec![0; 256 * 1024];
+            while left > 0 {
+                match stream.read(&mut buffer)? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    count => left = left.saturating_sub(count as u64),
+                }
+            }
+            stream.write_all(&[1])
         }
         // Dials a port of the parent, gives that many bytes there, and says what came back.
         b'd' => {
