@@ -174,7 +174,7 @@ impl Speed {
     }
 
     fn print(&self, name: &str) {
-        const MEBIBYTE: f64 = 1048576.0;
+        const MEBIBYTE: f64 = 1_048_576.0;
         println!(
             "  {name:30} {:8.1} {:8.1} {:10.1}",
             self.out / MEBIBYTE,
@@ -185,7 +185,7 @@ impl Speed {
 }
 
 /// What a host program gets of a machine whose sockets are in that folder.
-fn speed(folder: &Path, bytes: u64, piece: usize) -> Speed {
+fn speed(folder: &Path, bytes: u32, piece: usize) -> Speed {
     let ask = |what: u8, numbers: &[u64]| {
         let mut order = vec![what];
         for number in numbers {
@@ -197,18 +197,18 @@ fn speed(folder: &Path, bytes: u64, piece: usize) -> Speed {
     };
     let mut buffer = vec![0; 256 * 1024];
     let began = Instant::now();
-    let mut stream = ask(b'y', &[bytes, piece as u64]);
-    let mut left = bytes;
+    let mut stream = ask(b'y', &[bytes.into(), piece as u64]);
+    let mut left = bytes as usize;
     while left > 0 {
         match stream.read(&mut buffer).unwrap() {
             0 => panic!("{left} bytes were lost"),
-            count => left -= count as u64,
+            count => left -= count,
         }
     }
-    let out = bytes as f64 / began.elapsed().as_secs_f64();
+    let out = f64::from(bytes) / began.elapsed().as_secs_f64();
 
     let began = Instant::now();
-    let mut stream = ask(b'z', &[bytes]);
+    let mut stream = ask(b'z', &[bytes.into()]);
     let mut left = bytes as usize;
     while left > 0 {
         let now = left.min(piece);
@@ -216,7 +216,7 @@ fn speed(folder: &Path, bytes: u64, piece: usize) -> Speed {
         left -= now;
     }
     stream.read_exact(&mut buffer[..1]).unwrap();
-    let into = bytes as f64 / began.elapsed().as_secs_f64();
+    let into = f64::from(bytes) / began.elapsed().as_secs_f64();
 
     let stream = ask(b'e', &[]);
     Speed {
@@ -237,19 +237,19 @@ fn echoes(mut stream: UnixStream) -> f64 {
 }
 
 /// The same between two threads of the host.
-fn socket_pair(bytes: u64, piece: usize) -> Speed {
+fn socket_pair(bytes: u32, piece: usize) -> Speed {
     let (mut one, mut other) = UnixStream::pair().unwrap();
     let began = Instant::now();
     let writer = std::thread::spawn(move || {
         let buffer = vec![0x55; piece];
-        for _ in 0..bytes / piece as u64 {
+        for _ in 0..bytes as usize / piece {
             one.write_all(&buffer).unwrap();
         }
     });
     let mut buffer = vec![0; 256 * 1024];
     while other.read(&mut buffer).unwrap() > 0 {}
     writer.join().unwrap();
-    let rate = bytes as f64 / began.elapsed().as_secs_f64();
+    let rate = f64::from(bytes) / began.elapsed().as_secs_f64();
     let (one, mut other) = UnixStream::pair().unwrap();
     let echo = std::thread::spawn(move || {
         let mut byte = [0];
@@ -363,7 +363,7 @@ fn wait_for(condition: impl Fn() -> bool) {
 }
 
 fn carrying() {
-    const BYTES: u64 = 64 << 20;
+    const BYTES: u32 = 64 << 20;
     let ours = stage::run("quiet");
     wait_for(|| ours.enclave.connect(5000).is_ok());
     let other = Other::beside(&ours);

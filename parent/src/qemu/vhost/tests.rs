@@ -69,8 +69,8 @@ fn ends_well<D: Device>(mut served: Served<D>) {
 struct Machine {
     frontend: Frontend,
     kicks: Vec<EventFd>,
-    /// Kept: a closed one would be the end of its queue.
-    _calls: Vec<EventFd>,
+    /// Kept for as long as the device may use them.
+    calls: Vec<EventFd>,
 }
 
 impl Machine {
@@ -85,7 +85,7 @@ impl Machine {
         Machine {
             frontend,
             kicks: Vec::new(),
-            _calls: Vec::new(),
+            calls: Vec::new(),
         }
     }
 
@@ -125,7 +125,7 @@ impl Machine {
         self.frontend.set_vring_kick(index, &kick)?;
         self.frontend.set_vring_enable(index, true)?;
         self.kicks.push(kick);
-        self._calls.push(call);
+        self.calls.push(call);
         Ok(())
     }
 
@@ -140,6 +140,7 @@ impl Machine {
     }
 
     fn kick(&self) {
+        assert_eq!(self.kicks.len(), self.calls.len());
         for kick in &self.kicks {
             kick.write(1).unwrap();
         }
