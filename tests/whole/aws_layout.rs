@@ -41,7 +41,7 @@ fn an_image_in_awss_layout_runs_its_command_in_its_root() {
     for line in [
         r#"command: ["app", "--greeting", "two words"]"#,
         r#"environment: [("GREETING", "a = b"), ("PATH", "/nowhere")]"#,
-        r#"folder: "/""#,
+        "folder: /",
         "root: bin data dev proc run sys tmp",
         r#"data: "the container's""#,
         &format!("PCR0: {}", measured["PCR0"]),

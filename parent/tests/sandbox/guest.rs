@@ -14,7 +14,7 @@ use super::doors;
 use super::sys::{self, call};
 
 const PARENT: u32 = 3;
-const OWN: u32 = 20;
+const USUAL: u32 = 20;
 const ANY: u64 = 0xFFFF_FFFF;
 
 pub(crate) fn main() {
@@ -71,7 +71,7 @@ fn hello() {
 /// Echoes on port 5000, and on 5001 reads to the end and answers with the number of bytes.
 fn echo() {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, 5000).unwrap();
-    let counter = VsockListener::bind_with_cid_port(OWN, 5001).unwrap();
+    let counter = VsockListener::bind_with_cid_port(own_cid(), 5001).unwrap();
     println!("listening");
     std::thread::spawn(move || {
         for stream in counter.incoming() {
@@ -84,7 +84,10 @@ fn echo() {
         let (mut stream, peer) = listener.accept().unwrap();
         assert_eq!(peer.cid(), PARENT);
         assert_eq!(stream.peer_addr().unwrap(), peer);
-        assert_eq!(stream.local_addr().unwrap(), VsockAddr::new(OWN, 5000));
+        assert_eq!(
+            stream.local_addr().unwrap(),
+            VsockAddr::new(own_cid(), 5000)
+        );
         std::thread::spawn(move || {
             let mut out = stream.try_clone().unwrap();
             if let Err(error) = io::copy(&mut stream, &mut out) {
@@ -95,11 +98,16 @@ fn echo() {
     }
 }
 
+/// This enclave's CID.
+fn own_cid() -> u32 {
+    std::fs::read_to_string("/cid").map_or(USUAL, |text| text.parse().unwrap())
+}
+
 fn dial() {
     for cid in [PARENT, 2] {
         let mut stream = VsockStream::connect_with_cid_port(cid, 8000).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), VsockAddr::new(cid, 8000));
-        assert_eq!(stream.local_addr().unwrap().cid(), OWN);
+        assert_eq!(stream.local_addr().unwrap().cid(), own_cid());
         assert!(stream.local_addr().unwrap().port() > 1023);
         stream.write_all(b"question").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -110,9 +118,9 @@ fn dial() {
     let refused = |cid, port| errno(VsockStream::connect_with_cid_port(cid, port));
     assert_eq!(refused(PARENT, 8001), libc::ECONNRESET);
     assert_eq!(refused(1, 8000), libc::ENODEV);
-    assert_eq!(refused(OWN, 8000), libc::ENODEV);
+    assert_eq!(refused(own_cid(), 8000), libc::ENODEV);
     assert_eq!(refused(99, 8000), libc::ENETUNREACH);
-    assert_eq!(vsock::get_local_cid().unwrap(), OWN);
+    assert_eq!(vsock::get_local_cid().unwrap(), own_cid());
 }
 
 fn socket(kind: i32) -> io::Result<OwnedFd> {
@@ -179,7 +187,7 @@ fn addresses() {
         errno(with_address(
             libc::SYS_bind,
             &one,
-            &address(1, OWN, 5000),
+            &address(1, own_cid(), 5000),
             16
         )),
         libc::EAFNOSUPPORT
@@ -188,7 +196,7 @@ fn addresses() {
         errno(with_address(
             libc::SYS_bind,
             &one,
-            &address(40, OWN, 5000),
+            &address(40, own_cid(), 5000),
             8
         )),
         libc::EFAULT
@@ -200,12 +208,16 @@ fn addresses() {
         )),
         libc::EFAULT
     );
-    assert_eq!(errno(bind(&one, OWN, 5000)), 0);
-    assert_eq!(errno(bind(&one, OWN, 5001)), libc::EINVAL, "bound twice");
-    assert_eq!(errno(bind(&other, OWN, 5000)), libc::EADDRINUSE);
+    assert_eq!(errno(bind(&one, own_cid(), 5000)), 0);
+    assert_eq!(
+        errno(bind(&one, own_cid(), 5001)),
+        libc::EINVAL,
+        "bound twice"
+    );
+    assert_eq!(errno(bind(&other, own_cid(), 5000)), libc::EADDRINUSE);
     assert_eq!(errno(listen(&one)), 0);
     drop(one);
-    assert_eq!(errno(bind(&other, OWN, 5000)), 0, "free again");
+    assert_eq!(errno(bind(&other, own_cid(), 5000)), 0, "free again");
     drop(other);
 
     let any = socket(libc::SOCK_STREAM).unwrap();
@@ -664,7 +676,7 @@ fn job() {
     );
     // Ports below 1024 are for root.
     let socket = socket(libc::SOCK_STREAM).unwrap();
-    assert_eq!(errno(bind(&socket, OWN, 80)), libc::EACCES);
+    assert_eq!(errno(bind(&socket, own_cid(), 80)), libc::EACCES);
     sys::exit(0);
 }
 

@@ -177,10 +177,14 @@ fn measured() -> [Pcr; 3] {
 
 fn start_with(
     dir: &Path,
-    entries: Vec<Entry>,
+    mut entries: Vec<Entry>,
     memory_mib: u32,
     isolation: Isolation,
 ) -> Result<Enclave, StartError> {
+    if cid(isolation) != CID {
+        let text = cid(isolation).to_string().into_bytes();
+        entries.push(Entry::new(b"/cid", 0o644, 0, 0, Content::File(text)).unwrap());
+    }
     sandbox::start(Start {
         cid: cid(isolation),
         memory_mib,

@@ -19,7 +19,7 @@ fn main() {
     let mut environment: Vec<_> = std::env::vars().collect();
     environment.sort();
     println!("environment: {environment:?}");
-    println!("folder: {:?}", std::env::current_dir().unwrap());
+    println!("folder: {}", std::env::current_dir().unwrap().display());
     let mut root: Vec<_> = fs::read_dir("/")
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -37,8 +37,11 @@ fn main() {
         else {
             panic!("no PCR");
         };
-        let digits: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
-        println!("PCR{index}: {digits}");
+        print!("PCR{index}: ");
+        for byte in data {
+            print!("{byte:02x}");
+        }
+        println!();
     }
     driver::nsm_exit(nsm);
     println!("serving");

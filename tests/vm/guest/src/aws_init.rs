@@ -4,7 +4,8 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "its console is where tests read; where it fails it may panic"
+    clippy::zombie_processes,
+    reason = "its console is where tests read; where it fails it may panic; it waits for whatever ends"
 )]
 
 use std::fs::{self, File};
