@@ -296,11 +296,16 @@ impl Other {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
         let words: Vec<String> = line
             .split(|byte| *byte == 0)
-            .skip(1)
             .map(|word| String::from_utf8_lossy(word).into_owned())
             .collect();
+        // The program may have been started by a loader of its own, which has words before it.
+        let program = words
+            .iter()
+            .position(|word| word.ends_with("qemu-system-x86_64"))
+            .unwrap();
+        let words = words.into_iter().skip(program + 1);
         let mut arguments: Vec<String> = Vec::new();
-        let mut words = words.into_iter().peekable();
+        let mut words = words.peekable();
         while let Some(word) = words.next() {
             let value = words.peek().cloned().unwrap_or_default();
             let replaced = match word.as_str() {
