@@ -445,6 +445,7 @@ pub fn try_out() -> Result<LaunchReport, StartError> {
         directory: folder.path().join("enclave"),
         isolation: Isolation::Namespaces,
         entries: vec![init],
+        program: Program::init(),
         nsm: Box::new(move || {
             let root = anchorhold_simulator::DevelopmentRoot::generate()
                 .map_err(|error| StartError::Nsm(error.into()))?;
