@@ -10,6 +10,8 @@
 
 use crate::sealing::{NoRandomness, OVERHEAD, Secret};
 use anchorhold_kms_wire::shapes::EncryptionContext;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -17,8 +19,15 @@ const MAGIC: [u8; 4] = [b'A', b'H', b'K', 1];
 const HEADER_LEN: usize = MAGIC.len() + 16 + 32;
 const PURPOSE: &str = "anchorhold-kms ciphertext v1";
 
-/// Names one generation of a key's material.
-pub(crate) type MaterialId = [u8; 32];
+/// Names one generation of a key's material. Written as 64 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct MaterialId(#[serde(with = "hex::serde")] pub(crate) [u8; 32]);
+
+impl fmt::Display for MaterialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
 
 /// A ciphertext taken apart. Nothing in it is authentic before [`Ciphertext::open`].
 #[derive(Clone, Copy)]
@@ -40,7 +49,7 @@ impl<'a> Ciphertext<'a> {
         }
         Some(Self {
             key: Uuid::from_slice(key).ok()?,
-            material: material.try_into().ok()?,
+            material: MaterialId(material.try_into().ok()?),
             header,
             sealed,
         })
@@ -67,7 +76,7 @@ pub(crate) fn seal(
     let mut blob = Vec::with_capacity(HEADER_LEN + OVERHEAD + plaintext.len());
     blob.extend_from_slice(&MAGIC);
     blob.extend_from_slice(key.as_bytes());
-    blob.extend_from_slice(material_id);
+    blob.extend_from_slice(&material_id.0);
     let sealed = material.seal(PURPOSE, &aad(&blob, context), plaintext)?;
     blob.extend_from_slice(&sealed);
     Ok(blob)
@@ -103,9 +112,9 @@ mod tests {
         let material = Secret::random().unwrap();
         let own = context(&[("a", "b"), ("c", "d")]);
         let key = Uuid::new_v4();
-        let blob = seal(key, &[7; 32], &material, &own, b"data").unwrap();
+        let blob = seal(key, &MaterialId([7; 32]), &material, &own, b"data").unwrap();
         let parsed = Ciphertext::parse(&blob).unwrap();
-        assert_eq!((parsed.key, parsed.material), (key, [7; 32]));
+        assert_eq!((parsed.key, parsed.material), (key, MaterialId([7; 32])));
         assert_eq!(parsed.open(&material, &own).unwrap().as_slice(), b"data");
         for other in [
             context(&[]),

@@ -4,6 +4,7 @@
 //! ```toml
 //! state = "/var/lib/anchorhold-kms"      # store.redb, root.key, root.check, audit.ndjson
 //! region = "us-east-1"                   # the Region that ARNs and signatures name
+//! # more_regions = ["eu-west-1"]         # more that the service plays, for multi-Region keys
 //! listen = "127.0.0.1:8443"
 //! # plain_http = true                    # no TLS: on loopback addresses only
 //!
@@ -108,6 +109,9 @@ pub struct Config {
     pub audit: AuditSettings,
     /// The Region that ARNs and signatures name.
     pub region: String,
+    /// More Regions that the service plays, each with keys of its own. A request's signature says
+    /// which one is meant.
+    pub more_regions: Vec<String>,
     /// Where to listen. Port 0: any that is free.
     pub listen: SocketAddr,
     /// With or without TLS.
@@ -183,6 +187,22 @@ impl Default for Limits {
 pub const DEV_ACCOUNT: &str = "111122223333";
 /// The development account's Region.
 pub const DEV_REGION: &str = "us-east-1";
+/// More Regions that the development preset plays: those that clients' tests are fond of.
+pub const DEV_MORE_REGIONS: [&str; 13] = [
+    "us-east-2",
+    "us-west-1",
+    "us-west-2",
+    "ca-central-1",
+    "sa-east-1",
+    "eu-west-1",
+    "eu-west-2",
+    "eu-central-1",
+    "eu-north-1",
+    "ap-south-1",
+    "ap-southeast-1",
+    "ap-southeast-2",
+    "ap-northeast-1",
+];
 /// The access key of the development account's user `owner`, who may do everything that key
 /// policies leave to the account.
 pub const DEV_OWNER_ACCESS_KEY_ID: &str = "AKIDANCHORHOLDOWNER0";
@@ -292,6 +312,8 @@ pub enum ConfigError {
 struct File {
     state: PathBuf,
     region: String,
+    #[serde(default)]
+    more_regions: Vec<String>,
     #[serde(default = "default_listen")]
     listen: SocketAddr,
     #[serde(default)]
@@ -444,8 +466,10 @@ impl Config {
             (Some(_), true) => return Err(ConfigError::BothTransports(path.to_owned())),
         };
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if file.region.is_empty() || !file.region.chars().all(plain) {
-            return Err(ConfigError::Region(file.region));
+        for region in file.more_regions.iter().chain([&file.region]) {
+            if region.is_empty() || !region.chars().all(plain) {
+                return Err(ConfigError::Region(region.clone()));
+            }
         }
         let mut anchors = vec![Anchor::aws_nitro()];
         for anchor in file.attestation.extra_anchors {
@@ -470,6 +494,7 @@ impl Config {
         let identities = source.identities(file.accounts)?;
         Ok(Self {
             region: file.region,
+            more_regions: file.more_regions,
             listen: file.listen,
             transport,
             state: base.join(file.state),
@@ -512,6 +537,7 @@ impl Config {
         all.extend(anchors);
         Self {
             region: DEV_REGION.to_owned(),
+            more_regions: DEV_MORE_REGIONS.iter().map(|r| (*r).to_owned()).collect(),
             listen: default_listen(),
             transport: Transport::DevelopmentTls,
             state: state.to_owned(),

@@ -1,17 +1,49 @@
 //! The four ways in which a request names a key: id, key ARN, alias name, alias ARN.
 
+use crate::limits::Checks;
 use crate::policy::is_account;
 use crate::refusal::Refusal;
+use std::fmt;
 use uuid::Uuid;
 
-/// A `KeyId` taken apart. Nothing says yet that such a key is there.
+/// A key's id: a UUID, or for multi-Region keys `mrk-` and 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyId {
+    pub(crate) uuid: Uuid,
+    pub(crate) multi_region: bool,
+}
+
+impl KeyId {
+    /// The one spelling that this service gives out: lower case, with hyphens or after `mrk-`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (digits, multi_region) = match text.strip_prefix("mrk-") {
+            Some(digits) => (digits, true),
+            None => (text, false),
+        };
+        let uuid = Uuid::try_parse(digits).ok()?;
+        let id = Self { uuid, multi_region };
+        (id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.multi_region {
+            write!(f, "mrk-{}", self.uuid.simple())
+        } else {
+            write!(f, "{}", self.uuid.hyphenated())
+        }
+    }
+}
+
+/// A `KeyId` parameter taken apart. Nothing says yet that such a key is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KeyName<'a> {
     /// In the caller's account.
-    Id(Uuid),
+    Id(KeyId),
     Arn {
         account: &'a str,
-        id: Uuid,
+        id: KeyId,
     },
     /// `alias/…` in the caller's account.
     Alias(&'a str),
@@ -25,17 +57,16 @@ impl<'a> KeyName<'a> {
     pub(crate) fn parse(text: &'a str, region: &str) -> Result<Self, Refusal> {
         // Lengths first, so that no message repeats more than this.
         if text.is_empty() || text.len() > 2048 {
-            return Err(Refusal::constraint(
-                "keyId",
-                "Member must have length between 1 and 2048, inclusive",
-            ));
+            let mut checks = Checks::new();
+            checks.text("keyId", text, 1, 2048);
+            checks.done()?;
         }
         let invalid = || Refusal::not_found(format!("Invalid keyId '{text}'"));
         if !text.starts_with("arn:") {
             if is_alias(text) {
                 return Ok(Self::Alias(text));
             }
-            return key_id(text).map(Self::Id).ok_or_else(invalid);
+            return KeyId::parse(text).map(Self::Id).ok_or_else(invalid);
         }
         let not_a_key = || {
             Refusal::new(
@@ -60,15 +91,9 @@ impl<'a> KeyName<'a> {
             });
         }
         let id = resource.strip_prefix("key/").ok_or_else(not_a_key)?;
-        let id = key_id(id).ok_or_else(invalid)?;
+        let id = KeyId::parse(id).ok_or_else(invalid)?;
         Ok(Self::Arn { account, id })
     }
-}
-
-/// The one spelling that this service gives out: lower case, with hyphens.
-fn key_id(text: &str) -> Option<Uuid> {
-    let id = Uuid::try_parse(text).ok()?;
-    (id.hyphenated().to_string() == text).then_some(id)
 }
 
 /// Whether the text has the form of an alias name: `alias/` and letters, digits, `/`, `_`, `-`.
@@ -82,7 +107,7 @@ pub(crate) fn is_alias(text: &str) -> bool {
         })
 }
 
-pub(crate) fn key_arn(region: &str, account: &str, id: Uuid) -> String {
+pub(crate) fn key_arn(region: &str, account: &str, id: KeyId) -> String {
     format!("arn:aws:kms:{region}:{account}:key/{id}")
 }
 
@@ -97,17 +122,20 @@ mod tests {
     #[test]
     fn the_four_forms_are_read() {
         let id = "01234567-89ab-cdef-0123-456789abcdef";
-        let uuid = Uuid::try_parse(id).unwrap();
+        let id = KeyId {
+            uuid: Uuid::try_parse(id).unwrap(),
+            multi_region: false,
+        };
         let parse = |text: &'static str| KeyName::parse(text, "us-east-1").unwrap();
         assert_eq!(
             parse("01234567-89ab-cdef-0123-456789abcdef"),
-            KeyName::Id(uuid)
+            KeyName::Id(id)
         );
         assert_eq!(
             parse("arn:aws:kms:us-east-1:111122223333:key/01234567-89ab-cdef-0123-456789abcdef"),
             KeyName::Arn {
                 account: "111122223333",
-                id: uuid
+                id
             }
         );
         assert_eq!(parse("alias/a/b_c-1"), KeyName::Alias("alias/a/b_c-1"));
@@ -118,6 +146,22 @@ mod tests {
                 alias: "alias/x"
             }
         );
+    }
+
+    #[test]
+    fn ids_of_multi_region_keys_have_their_own_form() {
+        let text = "mrk-0123456789abcdef0123456789abcdef";
+        let id = KeyId::parse(text).unwrap();
+        assert!(id.multi_region);
+        assert_eq!(id.to_string(), text);
+        for text in [
+            "mrk-01234567-89ab-cdef-0123-456789abcdef",
+            "mrk-0123456789ABCDEF0123456789abcdef",
+            "mrk-",
+            "0123456789abcdef0123456789abcdef",
+        ] {
+            assert!(KeyId::parse(text).is_none(), "{text}");
+        }
     }
 
     #[test]

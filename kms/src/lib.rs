@@ -24,6 +24,8 @@ mod database;
 mod identity;
 mod json;
 mod key_name;
+mod limits;
+mod material;
 mod metrics;
 mod monitor;
 mod operations;
@@ -39,6 +41,7 @@ mod service;
 pub mod simulation;
 mod state;
 mod store;
+mod sts;
 mod tls;
 mod token;
 

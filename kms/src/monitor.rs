@@ -105,7 +105,7 @@ fn readiness(core: &Core, is_stopping: bool) -> Result<(), &'static str> {
     }
     // No key has this id.
     core.store
-        .key(Uuid::nil())
+        .key("", Uuid::nil())
         .map(drop)
         .map_err(|_| "the store cannot be read\n")
 }

@@ -5,7 +5,7 @@
 
 use crate::policy::StatementTrace;
 use crate::sealing::NoRandomness;
-use crate::store::StoreError;
+use crate::store::{ChangeError, StoreError};
 use anchorhold_kms_wire::sigv4::SigV4Error;
 use http::StatusCode;
 
@@ -90,6 +90,15 @@ impl Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         Self::internal(error.to_string())
+    }
+}
+
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Store(error) => error.into(),
+            ChangeError::Refused(refusal) => *refusal,
+        }
     }
 }
 

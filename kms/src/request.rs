@@ -5,38 +5,172 @@
 //! does not have is refused rather than ignored. `null` is absence, as at AWS.
 
 use crate::json::{self, Member};
+use crate::operations::{Answer, Call};
+use crate::refusal::Refusal;
+use anchorhold_kms_wire::shapes;
 use anchorhold_kms_wire::shapes::{
-    CreateAliasRequest, CreateKeyRequest, DecryptRequest, DescribeKeyRequest, EncryptRequest,
-    EncryptionContext, GenerateDataKeyRequest, GenerateDataKeyWithoutPlaintextRequest,
-    GenerateRandomRequest, GetKeyPolicyRequest, Operation, PutKeyPolicyRequest, RecipientInfo,
-    ShapeError, TARGET_PREFIX,
+    EncryptionContext, Name, Operation, RecipientInfo, ShapeError, TARGET_PREFIX, Tag,
 };
+use serde::de::{self, Deserializer, Visitor};
 use serde_json::{Map, Value, json};
+use std::fmt;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
-/// A request of an operation that this service has. Nothing in it is checked but its shape.
-#[derive(Debug)]
-pub enum Request {
-    /// Makes a key.
-    CreateKey(Box<CreateKeyRequest>),
-    /// What is known of a key.
-    DescribeKey(DescribeKeyRequest),
-    /// A key's policy.
-    GetKeyPolicy(GetKeyPolicyRequest),
-    /// Replaces a key's policy.
-    PutKeyPolicy(PutKeyPolicyRequest),
+/// The table of all operations: a name, and the shape that it has on the wire.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident: $shape:ident,)+) => {
+        /// A request of an operation that this service has. Nothing in it is checked but its
+        /// shape.
+        #[derive(Debug)]
+        pub enum Request {
+            $($(#[$doc])* $name(Box<shapes::$shape>),)+
+        }
+
+        impl Request {
+            /// The operations that there are.
+            pub const NAMES: &'static [&'static str] = &[$(shapes::$shape::NAME),+];
+
+            /// Reads a request. `target` is the value of `X-Amz-Target`.
+            ///
+            /// # Errors
+            /// [`RequestError`].
+            pub fn parse(target: &str, body: &[u8]) -> Result<Self, RequestError> {
+                match operation_name(target).ok_or(RequestError::Target)? {
+                    $(<shapes::$shape as Operation>::NAME => {
+                        read(body).map(|request| Self::$name(Box::new(request)))
+                    })+
+                    other => Err(RequestError::Operation(other.to_owned())),
+                }
+            }
+
+            /// What the audit log shows of the request: everything but plaintext, ciphertext and
+            /// the attestation document itself. CloudTrail's names.
+            pub(crate) fn audited(&self) -> Value {
+                let mut shown = Shown(Map::new());
+                match self {
+                    $(Self::$name(request) => request.show(&mut shown),)+
+                }
+                Value::Object(shown.0)
+            }
+
+            /// See [`Answer::is_slow`].
+            pub(crate) fn is_slow(&self) -> bool {
+                match self {
+                    $(Self::$name(request) => request.is_slow(),)+
+                }
+            }
+
+            /// Does what is asked, and encodes the response.
+            pub(crate) fn answer(
+                &self,
+                call: &mut Call<'_>,
+            ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+                match self {
+                    $(Self::$name(request) => request
+                        .answer(call)
+                        .map(|response| shapes::$shape::encode_response(&response)),)+
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Keeps a key that was to be deleted.
+    CancelKeyDeletion: CancelKeyDeletionRequest,
     /// Names a key.
-    CreateAlias(CreateAliasRequest),
-    /// Encrypts a little data.
-    Encrypt(EncryptRequest),
+    CreateAlias: CreateAliasRequest,
+    /// Gives one principal a permission.
+    CreateGrant: CreateGrantRequest,
+    /// Makes a key.
+    CreateKey: CreateKeyRequest,
     /// Decrypts.
-    Decrypt(DecryptRequest),
+    Decrypt: DecryptRequest,
+    /// Takes a name away.
+    DeleteAlias: DeleteAliasRequest,
+    /// Takes imported material away.
+    DeleteImportedKeyMaterial: DeleteImportedKeyMaterialRequest,
+    /// Agrees on a secret.
+    DeriveSharedSecret: DeriveSharedSecretRequest,
+    /// What is known of a key.
+    DescribeKey: DescribeKeyRequest,
+    /// Keeps a key from being used.
+    DisableKey: DisableKeyRequest,
+    /// Ends automatic rotation.
+    DisableKeyRotation: DisableKeyRotationRequest,
+    /// Lets a key be used again.
+    EnableKey: EnableKeyRequest,
+    /// Begins automatic rotation.
+    EnableKeyRotation: EnableKeyRotationRequest,
+    /// Encrypts a little data.
+    Encrypt: EncryptRequest,
     /// Makes a data key.
-    GenerateDataKey(GenerateDataKeyRequest),
+    GenerateDataKey: GenerateDataKeyRequest,
+    /// Makes a pair of keys.
+    GenerateDataKeyPair: GenerateDataKeyPairRequest,
+    /// Makes a pair of keys and shows only the private one's ciphertext.
+    GenerateDataKeyPairWithoutPlaintext: GenerateDataKeyPairWithoutPlaintextRequest,
     /// Makes a data key and shows only its ciphertext.
-    GenerateDataKeyWithoutPlaintext(GenerateDataKeyWithoutPlaintextRequest),
+    GenerateDataKeyWithoutPlaintext: GenerateDataKeyWithoutPlaintextRequest,
+    /// Authenticates a message.
+    GenerateMac: GenerateMacRequest,
     /// Makes random bytes.
-    GenerateRandom(GenerateRandomRequest),
+    GenerateRandom: GenerateRandomRequest,
+    /// A key's policy.
+    GetKeyPolicy: GetKeyPolicyRequest,
+    /// How a key is rotated.
+    GetKeyRotationStatus: GetKeyRotationStatusRequest,
+    /// A public key for material to be imported.
+    GetParametersForImport: GetParametersForImportRequest,
+    /// The public half of a pair.
+    GetPublicKey: GetPublicKeyRequest,
+    /// Brings material.
+    ImportKeyMaterial: ImportKeyMaterialRequest,
+    /// Names of keys.
+    ListAliases: ListAliasesRequest,
+    /// A key's permissions for single principals.
+    ListGrants: ListGrantsRequest,
+    /// Names of a key's policies.
+    ListKeyPolicies: ListKeyPoliciesRequest,
+    /// A key's materials.
+    ListKeyRotations: ListKeyRotationsRequest,
+    /// Keys.
+    ListKeys: ListKeysRequest,
+    /// A key's tags.
+    ListResourceTags: ListResourceTagsRequest,
+    /// Grants that a principal may retire.
+    ListRetirableGrants: ListRetirableGrantsRequest,
+    /// Replaces a key's policy.
+    PutKeyPolicy: PutKeyPolicyRequest,
+    /// Decrypts and encrypts under another key.
+    ReEncrypt: ReEncryptRequest,
+    /// Makes a key's replica in another Region.
+    ReplicateKey: ReplicateKeyRequest,
+    /// Ends a grant, by those whom it concerns.
+    RetireGrant: RetireGrantRequest,
+    /// Ends a grant, by those who run the key.
+    RevokeGrant: RevokeGrantRequest,
+    /// Rotates a key's material now.
+    RotateKeyOnDemand: RotateKeyOnDemandRequest,
+    /// Has a key deleted.
+    ScheduleKeyDeletion: ScheduleKeyDeletionRequest,
+    /// Signs.
+    Sign: SignRequest,
+    /// Attaches tags.
+    TagResource: TagResourceRequest,
+    /// Removes tags.
+    UntagResource: UntagResourceRequest,
+    /// Makes an alias name another key.
+    UpdateAlias: UpdateAliasRequest,
+    /// Describes a key anew.
+    UpdateKeyDescription: UpdateKeyDescriptionRequest,
+    /// Makes a replica the primary key.
+    UpdatePrimaryRegion: UpdatePrimaryRegionRequest,
+    /// Checks a signature.
+    Verify: VerifyRequest,
+    /// Checks a code.
+    VerifyMac: VerifyMacRequest,
 }
 
 /// Why bytes are no request. No text repeats a value of the body.
@@ -64,134 +198,6 @@ pub enum RequestError {
     },
 }
 
-impl Request {
-    /// Reads a request. `target` is the value of `X-Amz-Target`.
-    ///
-    /// # Errors
-    /// [`RequestError`].
-    pub fn parse(target: &str, body: &[u8]) -> Result<Self, RequestError> {
-        match operation_name(target).ok_or(RequestError::Target)? {
-            "CreateKey" => read(body, CREATE_KEY).map(|r| Self::CreateKey(Box::new(r))),
-            "DescribeKey" => read(body, &["KeyId", "GrantTokens"]).map(Self::DescribeKey),
-            "GetKeyPolicy" => read(body, &["KeyId", "PolicyName"]).map(Self::GetKeyPolicy),
-            "PutKeyPolicy" => read(body, PUT_KEY_POLICY).map(Self::PutKeyPolicy),
-            "CreateAlias" => read(body, &["AliasName", "TargetKeyId"]).map(Self::CreateAlias),
-            "Encrypt" => read(body, ENCRYPT).map(Self::Encrypt),
-            "Decrypt" => read(body, DECRYPT).map(Self::Decrypt),
-            "GenerateDataKey" => read(body, GENERATE_DATA_KEY).map(Self::GenerateDataKey),
-            "GenerateDataKeyWithoutPlaintext" => {
-                read(body, GENERATE_WITHOUT_PLAINTEXT).map(Self::GenerateDataKeyWithoutPlaintext)
-            }
-            "GenerateRandom" => read(body, GENERATE_RANDOM).map(Self::GenerateRandom),
-            other => Err(RequestError::Operation(other.to_owned())),
-        }
-    }
-
-    /// What the audit log shows of the request: everything but plaintext, ciphertext and the
-    /// attestation document itself. CloudTrail's names.
-    pub(crate) fn audited(&self) -> Value {
-        let mut shown = Shown(Map::new());
-        match self {
-            Self::CreateKey(r) => {
-                shown.text("policy", r.policy.as_deref());
-                shown.text("description", r.description.as_deref());
-                shown.text("keyUsage", r.key_usage.as_ref().map(|v| v.as_str()));
-                shown.text(
-                    "customerMasterKeySpec",
-                    r.customer_master_key_spec.as_ref().map(|v| v.as_str()),
-                );
-                shown.text("keySpec", r.key_spec.as_ref().map(|v| v.as_str()));
-                shown.text("origin", r.origin.as_ref().map(|v| v.as_str()));
-                shown.set("multiRegion", r.multi_region);
-                shown.set(
-                    "bypassPolicyLockoutSafetyCheck",
-                    Some(r.bypass_policy_lockout_safety_check),
-                );
-            }
-            Self::DescribeKey(r) => shown.text("keyId", Some(&r.key_id)),
-            Self::GetKeyPolicy(r) => {
-                shown.text("keyId", Some(&r.key_id));
-                shown.text("policyName", r.policy_name.as_deref());
-            }
-            Self::PutKeyPolicy(r) => {
-                shown.text("keyId", Some(&r.key_id));
-                shown.text("policyName", r.policy_name.as_deref());
-                shown.text("policy", Some(&r.policy));
-                shown.set(
-                    "bypassPolicyLockoutSafetyCheck",
-                    Some(r.bypass_policy_lockout_safety_check),
-                );
-            }
-            Self::CreateAlias(r) => {
-                shown.text("aliasName", Some(&r.alias_name));
-                shown.text("targetKeyId", Some(&r.target_key_id));
-            }
-            Self::Encrypt(r) => {
-                shown.text("keyId", Some(&r.key_id));
-                shown.context(&r.encryption_context);
-                shown.text(
-                    "encryptionAlgorithm",
-                    Some(
-                        r.encryption_algorithm
-                            .as_ref()
-                            .map_or(SYMMETRIC, |v| v.as_str()),
-                    ),
-                );
-                shown.set("dryRun", r.dry_run);
-            }
-            Self::Decrypt(r) => {
-                shown.text("keyId", r.key_id.as_deref());
-                shown.context(&r.encryption_context);
-                shown.text(
-                    "encryptionAlgorithm",
-                    Some(
-                        r.encryption_algorithm
-                            .as_ref()
-                            .map_or(SYMMETRIC, |v| v.as_str()),
-                    ),
-                );
-                shown.set("dryRun", r.dry_run);
-                shown.recipient(r.recipient.as_ref());
-            }
-            Self::GenerateDataKey(r) => {
-                shown.text("keyId", Some(&r.key_id));
-                shown.context(&r.encryption_context);
-                shown.text("keySpec", r.key_spec.as_ref().map(|v| v.as_str()));
-                shown.set("numberOfBytes", r.number_of_bytes);
-                shown.set("dryRun", r.dry_run);
-                shown.recipient(r.recipient.as_ref());
-            }
-            Self::GenerateDataKeyWithoutPlaintext(r) => {
-                shown.text("keyId", Some(&r.key_id));
-                shown.context(&r.encryption_context);
-                shown.text("keySpec", r.key_spec.as_ref().map(|v| v.as_str()));
-                shown.set("numberOfBytes", r.number_of_bytes);
-                shown.set("dryRun", r.dry_run);
-            }
-            Self::GenerateRandom(r) => {
-                shown.set("numberOfBytes", r.number_of_bytes);
-                shown.recipient(r.recipient.as_ref());
-            }
-        }
-        Value::Object(shown.0)
-    }
-
-    /// Whether answering takes long enough to be kept off the threads that serve connections:
-    /// whatever waits for the disk or checks an attestation document.
-    pub(crate) fn is_slow(&self) -> bool {
-        match self {
-            Self::CreateKey(_) | Self::PutKeyPolicy(_) | Self::CreateAlias(_) => true,
-            Self::Decrypt(r) => r.recipient.is_some(),
-            Self::GenerateDataKey(r) => r.recipient.is_some(),
-            Self::GenerateRandom(r) => r.recipient.is_some(),
-            Self::DescribeKey(_)
-            | Self::GetKeyPolicy(_)
-            | Self::Encrypt(_)
-            | Self::GenerateDataKeyWithoutPlaintext(_) => false,
-        }
-    }
-}
-
 /// The operation that a target names: `TrentService.Decrypt`. `None` unless it is a plain name.
 pub(crate) fn operation_name(target: &str) -> Option<&str> {
     let name = target.strip_prefix(TARGET_PREFIX)?.strip_prefix('.')?;
@@ -200,65 +206,32 @@ pub(crate) fn operation_name(target: &str) -> Option<&str> {
     plain.then_some(name)
 }
 
-const SYMMETRIC: &str = "SYMMETRIC_DEFAULT";
+/// Whether an operation only looks, and changes nothing that is kept.
+pub(crate) fn is_read_only(operation: &str) -> bool {
+    const CHANGES: [&str; 18] = [
+        "Cancel",
+        "Create",
+        "Delete",
+        "Disable",
+        "Enable",
+        "Import",
+        "Put",
+        "Replicate",
+        "Retire",
+        "Revoke",
+        "Rotate",
+        "Schedule",
+        "Tag",
+        "Untag",
+        "Update",
+        "Connect",
+        "Disconnect",
+        "Set",
+    ];
+    !CHANGES.iter().any(|prefix| operation.starts_with(prefix))
+}
 
-const CREATE_KEY: &[&str] = &[
-    "Policy",
-    "Description",
-    "KeyUsage",
-    "CustomerMasterKeySpec",
-    "KeySpec",
-    "Origin",
-    "CustomKeyStoreId",
-    "BypassPolicyLockoutSafetyCheck",
-    "Tags",
-    "MultiRegion",
-    "XksKeyId",
-];
-const PUT_KEY_POLICY: &[&str] = &[
-    "KeyId",
-    "PolicyName",
-    "Policy",
-    "BypassPolicyLockoutSafetyCheck",
-];
-const ENCRYPT: &[&str] = &[
-    "KeyId",
-    "Plaintext",
-    "EncryptionContext",
-    "GrantTokens",
-    "EncryptionAlgorithm",
-    "DryRun",
-];
-const DECRYPT: &[&str] = &[
-    "CiphertextBlob",
-    "EncryptionContext",
-    "GrantTokens",
-    "KeyId",
-    "EncryptionAlgorithm",
-    "Recipient",
-    "DryRun",
-    "DryRunModifiers",
-];
-const GENERATE_DATA_KEY: &[&str] = &[
-    "KeyId",
-    "EncryptionContext",
-    "NumberOfBytes",
-    "KeySpec",
-    "GrantTokens",
-    "Recipient",
-    "DryRun",
-];
-const GENERATE_WITHOUT_PLAINTEXT: &[&str] = &[
-    "KeyId",
-    "EncryptionContext",
-    "KeySpec",
-    "NumberOfBytes",
-    "GrantTokens",
-    "DryRun",
-];
-const GENERATE_RANDOM: &[&str] = &["NumberOfBytes", "CustomKeyStoreId", "Recipient"];
-
-fn read<O: Operation>(body: &[u8], known: &[&str]) -> Result<O, RequestError> {
+fn read<O: Operation>(body: &[u8]) -> Result<O, RequestError> {
     let body = if body.is_empty() { b"{}" } else { body };
     let members = json::members(body).map_err(|error| {
         // serde's text quotes a value where a type is wrong; here only syntax and names can be.
@@ -269,6 +242,7 @@ fn read<O: Operation>(body: &[u8], known: &[&str]) -> Result<O, RequestError> {
         };
         RequestError::Malformed(what)
     })?;
+    let known = member_names::<O>();
     let stranger = members
         .iter()
         .find(|(name, member)| **member == Member::Present && !known.contains(&name.as_str()));
@@ -284,26 +258,104 @@ fn read<O: Operation>(body: &[u8], known: &[&str]) -> Result<O, RequestError> {
     })
 }
 
-struct Shown(Map<String, Value>);
+/// The names of a shape's members: what it asks a reader for.
+fn member_names<O: Operation>() -> &'static [&'static str] {
+    match O::deserialize(Asked) {
+        Err(Names(names)) => names,
+        // It asked for nothing.
+        Ok(_) => &[],
+    }
+}
+
+/// A reader that has nothing to give, and notes what it is asked for.
+struct Asked;
+
+#[derive(Debug)]
+struct Names(&'static [&'static str]);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("only names were asked for")
+    }
+}
+
+impl std::error::Error for Names {}
+
+impl de::Error for Names {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+}
+
+impl<'de> Deserializer<'de> for Asked {
+    type Error = Names;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Names> {
+        Err(Names(fields))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Names> {
+        Err(Names(&[]))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// What the audit log shows of a request.
+pub(crate) struct Shown(Map<String, Value>);
 
 impl Shown {
-    fn set(&mut self, name: &str, value: Option<impl Into<Value>>) {
+    pub(crate) fn set(&mut self, name: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.0.insert(name.to_owned(), value.into());
         }
     }
 
     /// Texts are bounded, as they come from the caller: no valid one is longer.
-    fn text(&mut self, name: &str, value: Option<&str>) {
+    pub(crate) fn text(&mut self, name: &str, value: Option<&str>) {
         const LONGEST: usize = 32 << 10;
-        let shown = value.map(|text| match text.char_indices().nth(LONGEST) {
-            None => text.to_owned(),
-            Some((at, _)) => format!("{}…", &text[..at]),
-        });
-        self.set(name, shown);
+        self.set(name, value.map(|text| bounded(text, LONGEST)));
     }
 
-    fn context(&mut self, context: &EncryptionContext) {
+    /// A name of a closed set, or what stands in its place.
+    pub(crate) fn name(&mut self, name: &str, value: Option<&impl Name>) {
+        self.set(name, value.map(|value| bounded(value.as_str(), 128)));
+    }
+
+    pub(crate) fn names(&mut self, name: &str, values: &[impl Name]) {
+        let values = values.iter().take(64).map(|v| bounded(v.as_str(), 128));
+        self.set(name, Some(values.collect::<Vec<_>>()));
+    }
+
+    pub(crate) fn list(&mut self, name: &str, values: &[String]) {
+        if !values.is_empty() {
+            let values = values.iter().take(64).map(|v| bounded(v, 256));
+            self.set(name, Some(values.collect::<Vec<_>>()));
+        }
+    }
+
+    pub(crate) fn tags(&mut self, name: &str, tags: &[Tag]) {
+        if tags.is_empty() {
+            return;
+        }
+        let tags = tags.iter().take(64).map(|tag| {
+            json!({
+                "tagKey": bounded(&tag.tag_key, 128),
+                "tagValue": bounded(&tag.tag_value, 256),
+            })
+        });
+        self.set(name, Some(tags.collect::<Vec<_>>()));
+    }
+
+    pub(crate) fn context(&mut self, name: &str, context: &EncryptionContext) {
         if context.is_empty() {
             return;
         }
@@ -312,15 +364,15 @@ impl Shown {
         } else {
             json!(context)
         };
-        self.set("encryptionContext", Some(shown));
+        self.set(name, Some(shown));
     }
 
-    fn recipient(&mut self, recipient: Option<&RecipientInfo>) {
+    pub(crate) fn recipient(&mut self, recipient: Option<&RecipientInfo>) {
         let Some(recipient) = recipient else { return };
         let algorithm = recipient
             .key_encryption_algorithm
             .as_ref()
-            .map(|a| a.as_str().chars().take(64).collect::<String>());
+            .map(|a| bounded(a.as_str(), 64));
         let length = recipient.attestation_document.as_ref().map(|d| d.0.len());
         self.set(
             "recipient",
@@ -329,6 +381,13 @@ impl Shown {
                 "attestationDocumentBytes": length,
             })),
         );
+    }
+}
+
+fn bounded(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}…", &text[..at]),
     }
 }
 
@@ -353,8 +412,8 @@ mod tests {
     #[test]
     fn operations_that_are_not_there_are_named() {
         assert_eq!(
-            refused("ReplicateKey", "{}"),
-            RequestError::Operation("ReplicateKey".to_owned())
+            refused("Encapsulate", "{}"),
+            RequestError::Operation("Encapsulate".to_owned())
         );
         for target in [
             "Decrypt",
@@ -387,6 +446,21 @@ mod tests {
             assert!(
                 matches!(refused("Decrypt", body), RequestError::Malformed(_)),
                 "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_operation_knows_its_own_members() {
+        assert_eq!(
+            member_names::<shapes::CreateAliasRequest>(),
+            ["AliasName", "TargetKeyId"]
+        );
+        for name in Request::NAMES {
+            let stranger = refused(name, r#"{"Stranger":1}"#);
+            assert!(
+                matches!(&stranger, RequestError::Member { member, .. } if member == "Stranger"),
+                "{name}: {stranger}"
             );
         }
     }

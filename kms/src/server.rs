@@ -4,11 +4,13 @@
 
 use crate::audit::{self, AuditError, AuditKey, AuditLog};
 use crate::cache::Cache;
+use crate::clock::milliseconds;
 use crate::config::{Config, Limits, Transport};
 use crate::control::Control;
 use crate::identity::Directory;
 use crate::metrics::Metrics;
 use crate::monitor;
+use crate::operations;
 use crate::quota::QuotaBook;
 use crate::recipient::Rules;
 use crate::root_key::{self, RootKeyError};
@@ -16,7 +18,6 @@ use crate::service::{Answer, Core, Origin, Unread};
 use crate::state::{StateError, StateFolder};
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Certificates, TlsError};
-use anchorhold_kms_wire::shapes::CONTENT_TYPE;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderValue};
 use http::{Request, Response};
@@ -52,6 +53,9 @@ const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 /// After this a connection is closed between two requests, so that none is held for ever.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
+
+/// Between two looks at all keys for material that expires and keys that are to be deleted.
+const SWEEP: Duration = Duration::from_secs(600);
 
 /// Why the service does not start.
 #[derive(Debug, Error)]
@@ -143,8 +147,14 @@ impl Service {
             None => None,
             Some(address) => Some(listen(address).await?),
         };
+        let mut regions = vec![config.region];
+        for region in config.more_regions {
+            if !regions.contains(&region) {
+                regions.push(region);
+            }
+        }
         let core = Arc::new(Core {
-            region: config.region,
+            regions,
             store,
             rules: Rules {
                 verifier: Rules::verifier(config.anchors),
@@ -175,6 +185,9 @@ impl Service {
         let control = Control::open(&config.state, Arc::downgrade(&core), key)?;
         let monitor_address = monitor.as_ref().map(|(_, address)| *address);
         let for_task = (Arc::clone(&core), certificates.clone());
+        // Before the first request: what was due while nobody was here.
+        sweep(&core).await;
+        let sweeper = tokio::spawn(keep_sweeping(Arc::clone(&core), stopped.clone()));
         let task = tokio::spawn(async move {
             let (core, certificates) = for_task;
             let monitor = monitor.map(|(listener, _)| {
@@ -189,6 +202,8 @@ impl Service {
                 helper.abort();
                 let _ = helper.await;
             }
+            // It ends with the same signal; an error means that it has panicked, and was logged.
+            let _ = sweeper.await;
             sync_audit_log(&core).await;
             // Only now may another service take the folder.
             drop(control);
@@ -401,6 +416,26 @@ impl Server {
                 "connections were cut off, as they did not end in time"
             );
             connections.shutdown().await;
+        }
+    }
+}
+
+/// Does what time has brought about.
+async fn sweep(core: &Arc<Core>) {
+    let now_ms = milliseconds(core.clock.now());
+    let core = Arc::clone(core);
+    let task = tokio::task::spawn_blocking(move || operations::sweep(&core.store, now_ms));
+    if task.await.is_err() {
+        tracing::error!("keys could not be looked through for what is due");
+    }
+}
+
+/// The same from time to time, until the service is to stop.
+async fn keep_sweeping(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = sleep(SWEEP) => sweep(&core).await,
+            () = stop(&mut stopped) => break,
         }
     }
 }
@@ -667,7 +702,7 @@ fn into_response(answer: Answer) -> Response<Full<Bytes>> {
     );
     headers.insert(
         http::header::CONTENT_TYPE,
-        HeaderValue::from_static(CONTENT_TYPE),
+        HeaderValue::from_static(answer.content_type),
     );
     headers.insert(
         CACHE_CONTROL,

@@ -13,8 +13,9 @@ use crate::policy::{Policy, PrincipalKind};
 use crate::quota::QuotaBook;
 use crate::recipient::Rules;
 use crate::refusal::Refusal;
-use crate::request::{Request, RequestError, operation_name};
+use crate::request::{Request, RequestError, is_read_only, operation_name};
 use crate::store::Store;
+use crate::sts;
 use anchorhold_kms_wire::shapes::{self, ErrorBody};
 use anchorhold_kms_wire::sigv4::{DEFAULT_MAX_SKEW, Expected, Presented};
 use http::{Method, StatusCode, request::Parts};
@@ -28,7 +29,8 @@ use zeroize::Zeroizing;
 
 /// What all requests share.
 pub(crate) struct Core {
-    pub(crate) region: String,
+    /// The Regions that the service plays; the first is its own.
+    pub(crate) regions: Vec<String>,
     pub(crate) store: Store,
     pub(crate) rules: Rules,
     pub(crate) directory: Directory,
@@ -56,6 +58,14 @@ pub(crate) struct Answer {
     pub(crate) request_id: Uuid,
     /// The error's name.
     pub(crate) error: Option<&'static str>,
+    pub(crate) content_type: &'static str,
+}
+
+/// What an authentic request asks for.
+enum Asked {
+    Kms(Request),
+    /// STS, which has one action here.
+    Identity,
 }
 
 /// Why there is no body to a request.
@@ -70,13 +80,13 @@ pub(crate) enum Unread {
 /// [`Core::conclude`].
 pub(crate) struct Prepared {
     event: Event,
-    outcome: Result<(Arc<Caller>, Request), Refusal>,
+    outcome: Result<(Arc<Caller>, Asked), Refusal>,
 }
 
 impl Prepared {
     /// See [`Request::is_slow`].
     pub(crate) fn is_slow(&self) -> bool {
-        self.outcome.as_ref().is_ok_and(|(_, r)| r.is_slow())
+        matches!(&self.outcome, Ok((_, Asked::Kms(request))) if request.is_slow())
     }
 }
 
@@ -85,9 +95,12 @@ struct Event {
     request_id: Uuid,
     time: SystemTime,
     origin: Origin,
+    is_sts: bool,
     operation: Option<String>,
     user_agent: Option<String>,
     presented_key: Option<String>,
+    /// The Region that the request was signed for, once that is known to be one of ours.
+    region: String,
     caller: Option<Arc<Caller>>,
     parameters: Value,
     note: Note,
@@ -105,9 +118,11 @@ impl Core {
             request_id: Uuid::new_v4(),
             time: self.clock.now(),
             origin,
+            is_sts: false,
             operation: None,
             user_agent: header(parts, "user-agent").map(|text| text.chars().take(256).collect()),
             presented_key: None,
+            region: self.regions[0].clone(),
             caller: None,
             parameters: Value::Null,
             note: Note::default(),
@@ -119,24 +134,29 @@ impl Core {
     /// Does what is asked, writes the audit log, and answers. `began` is when the request was whole.
     pub(crate) fn conclude(&self, prepared: Prepared, began: Instant) -> Answer {
         let Prepared { mut event, outcome } = prepared;
-        let outcome = outcome.and_then(|(caller, request)| {
-            Call {
+        let is_sts = event.is_sts;
+        let outcome = outcome.and_then(|(caller, asked)| {
+            let request = match asked {
+                Asked::Kms(request) => request,
+                Asked::Identity => return Ok(sts::answer(&caller.principal, event.request_id)),
+            };
+            request.answer(&mut Call {
                 core: self,
                 caller: &caller,
+                region: &event.region,
                 now: event.time,
                 source: event.origin.address,
                 is_tls: event.origin.is_tls,
                 user_agent: event.user_agent.as_deref(),
                 note: &mut event.note,
-            }
-            .answer(request)
+            })
         });
         if let Err(refusal) = &outcome
             && refusal.status.is_server_error()
         {
             tracing::error!(request = %event.request_id, reason = refusal.reason, "internal error");
         }
-        let record = event.record(&self.region, outcome.as_ref().err());
+        let record = event.record(outcome.as_ref().err());
         let written = self.audit.write(&record);
         self.audit_fails.store(written.is_err(), Ordering::Release);
         let outcome = match written {
@@ -147,13 +167,29 @@ impl Core {
             }
         };
         self.count(&event, outcome.as_ref().err(), began);
+        let content_type = if is_sts {
+            sts::CONTENT_TYPE
+        } else {
+            shapes::CONTENT_TYPE
+        };
         match outcome {
             Ok(body) => Answer {
                 status: StatusCode::OK,
                 body,
                 request_id: event.request_id,
                 error: None,
+                content_type,
             },
+            Err(refusal) if is_sts => {
+                let (body, status) = sts::error(&refusal, event.request_id);
+                Answer {
+                    status,
+                    body,
+                    request_id: event.request_id,
+                    error: None,
+                    content_type,
+                }
+            }
             Err(refusal) => Answer {
                 status: refusal.status,
                 body: shapes::encode(&ErrorBody {
@@ -162,6 +198,7 @@ impl Core {
                 }),
                 request_id: event.request_id,
                 error: Some(refusal.kind),
+                content_type,
             },
         }
     }
@@ -193,9 +230,11 @@ impl Core {
         parts: &Parts,
         body: Result<&[u8], Unread>,
         event: &mut Event,
-    ) -> Result<(Arc<Caller>, Request), Refusal> {
+    ) -> Result<(Arc<Caller>, Asked), Refusal> {
         let target = header(parts, "x-amz-target").unwrap_or_default();
         event.operation = operation_name(target).map(str::to_owned);
+        event.is_sts = !parts.headers.contains_key("x-amz-target")
+            && sts::is_form(header(parts, "content-type"));
         if parts.method != Method::POST || parts.uri.path() != "/" {
             return Err(Refusal::new(
                 "UnknownOperationException",
@@ -221,14 +260,24 @@ impl Core {
         })?;
         let presented = Presented::parse(parts)?;
         event.presented_key = Some(presented.access_key_id().to_owned());
+        // The scope names the Region. One that is not played here is refused below.
+        if let Some(region) = self.regions.iter().find(|r| *r == presented.region()) {
+            event.region.clone_from(region);
+        }
+        let regions: Vec<&str> = self.regions.iter().map(String::as_str).collect();
         let expected = Expected {
-            regions: &[&self.region],
-            services: &["kms"],
+            regions: &regions,
+            services: &[if event.is_sts { sts::SERVICE } else { "kms" }],
             now: event.time,
             max_skew: DEFAULT_MAX_SKEW,
         };
         let caller = self.directory.authenticate(presented, body, &expected)?;
         event.caller = Some(Arc::clone(&caller));
+        if event.is_sts {
+            sts::check(body)?;
+            event.operation = Some(sts::OPERATION.to_owned());
+            return Ok((caller, Asked::Identity));
+        }
         let request = Request::parse(target, body).map_err(|error| match error {
             RequestError::Target => Refusal::new("UnknownOperationException", error.to_string()),
             RequestError::Operation(_) => Refusal::unsupported(error.to_string()),
@@ -258,7 +307,7 @@ impl Core {
             )
             .because(format!("the quota of account {account} for {operation} is used up")));
         }
-        Ok((caller, request))
+        Ok((caller, Asked::Kms(request)))
     }
 }
 
@@ -279,7 +328,7 @@ fn lower_camel(name: &str) -> String {
 
 impl Event {
     /// In the shape of CloudTrail's records; `anchorhold` is ours.
-    fn record(&self, region: &str, refusal: Option<&Refusal>) -> Value {
+    fn record(&self, refusal: Option<&Refusal>) -> Value {
         let operation = self.operation.as_deref().unwrap_or("Unknown");
         let seconds = self
             .time
@@ -288,21 +337,20 @@ impl Event {
             .and_then(|since| i64::try_from(since.as_secs()).ok())
             .unwrap_or(0);
         let time = jiff::Timestamp::from_second(seconds).map(|t| t.to_string());
-        let changes = ["Create", "Put"];
         let mut record = json!({
             "eventVersion": "1.11",
             "userIdentity": self.identity(),
             "eventTime": time.unwrap_or_default(),
-            "eventSource": "kms.amazonaws.com",
+            "eventSource": if self.is_sts { "sts.amazonaws.com" } else { "kms.amazonaws.com" },
             "eventName": operation,
-            "awsRegion": region,
+            "awsRegion": self.region,
             "sourceIPAddress": self.origin.address.to_canonical().to_string(),
             "userAgent": self.user_agent,
             "requestParameters": self.parameters,
             "responseElements": null,
             "requestID": self.request_id.to_string(),
             "eventID": Uuid::new_v4().to_string(),
-            "readOnly": !changes.iter().any(|prefix| operation.starts_with(prefix)),
+            "readOnly": is_read_only(operation),
             "eventType": "AwsApiCall",
             "managementEvent": true,
             "eventCategory": "Management",

@@ -1,26 +1,37 @@
-//! Keys, their material and their aliases, on disk.
+//! Keys, their material, their aliases and their grants, on disk.
 //!
 //! A change is acknowledged only after it is durable. Key material is encrypted under the root
-//! key; records and aliases carry a MAC under it, so that someone who can write to the file can
-//! neither read a key, nor give it another policy, nor point an alias at another key. (Putting
-//! an older copy of the whole file back is not noticed.) A wrong root key is refused before the
-//! file is touched.
+//! key; records, aliases and grants carry a MAC under it, so that someone who can write to the file
+//! can neither read a key, nor give it another policy, nor point an alias at another key, nor make
+//! a grant. (Putting an older copy of the whole file back is not noticed, nor is a record that was
+//! taken out.) A wrong root key is refused before the file is touched.
 //!
 //! Writes go through one thread, which commits whatever has come together in the meantime at
-//! once, so that many clients share one sync of the disk.
+//! once, so that many clients share one sync of the disk. A change sees what the changes before it
+//! have done, so that what it checks still holds when it writes.
+
+mod reading;
+mod records;
+mod writing;
+
+pub(crate) use reading::{Cut, Page};
+pub(crate) use records::{
+    AliasRecord, GrantRecord, Imported, KeyRecord, MaterialRecord, Part, Rotation,
+};
+pub(crate) use writing::Writing;
 
 use crate::cache::Cache;
 use crate::ciphertext::MaterialId;
 use crate::database::DatabaseFile;
+use crate::material::Material;
+use crate::refusal::Refusal;
 use crate::sealing::{NoRandomness, Secret};
 use crate::state::{StateError, rename_durably, write_file};
-use anchorhold_kms_wire::shapes::{KeySpec, KeyState, KeyUsage, Origin};
 use redb::backends::FileBackend;
 use redb::{
     Builder, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
-    ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
+    ReadableDatabase as _, TableDefinition, WriteTransaction,
 };
-use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -30,19 +41,25 @@ use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// `format` → 1 (u32, big-endian); `root-check` → MAC that only the right root key makes.
+/// `format` → 2 (u32, big-endian); `root-check` → MAC that only the right root key makes.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Key id → MAC (32 bytes), JSON of [`KeyRecord`].
-const KEYS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("keys");
-/// Key id, material id (48 bytes) → material, sealed under the root key.
+/// `<key id>:<region>` → MAC (32 bytes), JSON of [`KeyRecord`]. Key ids are 32 hex digits.
+const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+/// `<region>:<account>:<key id>` → nothing. Each is checked in [`KEYS`] before it counts.
+const KEYS_OF_ACCOUNT: TableDefinition<'_, &str, ()> = TableDefinition::new("keys-of-account");
+/// Key id (16 bytes), material id (32), region → material, sealed under the root key.
 const MATERIALS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("materials");
-/// `<region>:<account>:alias/<name>` → MAC (32 bytes), key id (16 bytes).
+/// `<region>:<account>:alias/<name>` → MAC (32 bytes), JSON of [`AliasRecord`].
 const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("aliases");
-/// Key id → its names in [`ALIASES`]. Each is checked there before it counts.
-const ALIASES_OF_KEY: MultimapTableDefinition<'_, u128, &str> =
+/// `<key id>:<region>` → its names in [`ALIASES`]. Each is checked there before it counts.
+const ALIASES_OF_KEY: MultimapTableDefinition<'_, &str, &str> =
     MultimapTableDefinition::new("aliases-of-key");
+/// `<key id>:<region>:<grant id>` → MAC (32 bytes), JSON of [`GrantRecord`].
+const GRANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("grants");
+/// `<region>:<retiring principal>:<grant id>` → key id. Each is checked in [`GRANTS`].
+const RETIRABLE: TableDefinition<'_, &str, &str> = TableDefinition::new("retirable-grants");
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MATERIAL_PURPOSE: &str = "anchorhold-kms material v1";
 
 /// Changes that one commit takes at most.
@@ -73,12 +90,6 @@ pub enum StoreError {
     /// The database refused.
     #[error("the store cannot be read or written: {0}")]
     Database(Box<redb::Error>),
-    /// Another alias of that name is there.
-    #[error("the alias exists already")]
-    AliasExists,
-    /// No such key.
-    #[error("the key does not exist")]
-    NoSuchKey,
     /// No randomness to seal with.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -93,32 +104,33 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     }
 }
 
-/// What is kept of a key beside its material.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct KeyRecord {
-    #[serde(skip)]
-    pub(crate) id: Uuid,
-    pub(crate) region: String,
-    pub(crate) account: String,
-    pub(crate) created_ms: i64,
-    pub(crate) description: String,
-    pub(crate) state: KeyState,
-    pub(crate) usage: KeyUsage,
-    pub(crate) spec: KeySpec,
-    pub(crate) origin: Origin,
-    pub(crate) multi_region: bool,
-    /// The key policy, as it was given.
-    pub(crate) policy: String,
-    /// The material that encrypts; older ones may still decrypt.
-    #[serde(with = "hex::serde")]
-    pub(crate) material: MaterialId,
+/// Why a change did not come about.
+#[derive(Debug)]
+pub(crate) enum ChangeError {
+    /// The store failed: this change, and those beside it, are undone.
+    Store(StoreError),
+    /// The change itself declined, before it wrote anything.
+    Refused(Box<Refusal>),
+}
+
+impl From<Refusal> for ChangeError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl<E: Into<StoreError>> From<E> for ChangeError {
+    fn from(error: E) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// What the root key is used for, each with a key of its own.
 struct Keys {
     materials: Secret,
     records: Secret,
+    ids: Secret,
+    tokens: Secret,
     check: [u8; 32],
 }
 
@@ -127,12 +139,14 @@ impl Keys {
         Self {
             materials: root.derive("anchorhold-kms materials"),
             records: root.derive("anchorhold-kms records"),
+            ids: root.derive("anchorhold-kms material ids"),
+            tokens: root.derive("anchorhold-kms tokens"),
             check: root.derive("anchorhold-kms root check").mac(&[]),
         }
     }
 }
 
-type Change = Box<dyn FnOnce(&WriteTransaction) -> Result<(), StoreError> + Send>;
+type Change = Box<dyn FnOnce(&WriteTransaction) -> Result<(), ChangeError> + Send>;
 
 enum Pending {
     Change {
@@ -146,14 +160,14 @@ enum Pending {
     },
 }
 
-type Done = mpsc::SyncSender<Result<(), StoreError>>;
+type Done = mpsc::SyncSender<Result<(), ChangeError>>;
 
 /// What was read and opened since the last commit, so that it is not read, nor its MAC checked, for each
-/// request.
+/// request. By the names in the tables.
 struct Kept {
-    records: Cache<Uuid, Option<KeyRecord>>,
-    aliases: Cache<Uuid, Vec<String>>,
-    materials: Cache<Vec<u8>, Option<Arc<Secret>>>,
+    records: Cache<String, Option<KeyRecord>>,
+    aliases: Cache<String, Vec<String>>,
+    materials: Cache<Vec<u8>, Option<Arc<Material>>>,
 }
 
 impl Kept {
@@ -208,141 +222,36 @@ impl Store {
         })
     }
 
-    pub(crate) fn key(&self, id: Uuid) -> Result<Option<KeyRecord>, StoreError> {
-        let generation = self.database.generation();
-        self.kept
-            .records
-            .get_or(&id, generation, || self.read_key(id))
+    /// What tokens, which leave the service and come back, are sealed under.
+    pub(crate) fn tokens(&self) -> &Secret {
+        &self.keys.tokens
     }
 
-    fn read_key(&self, id: Uuid) -> Result<Option<KeyRecord>, StoreError> {
-        let table = self.database.begin_read()?.open_table(KEYS)?;
-        match table.get(id.as_u128())? {
-            None => Ok(None),
-            Some(value) => read_record(&self.keys, id, value.value()).map(Some),
-        }
+    /// Names material: the same material of the same key has the same name, and the name tells
+    /// nothing about it.
+    pub(crate) fn material_id(&self, key: Uuid, material: &[u8]) -> MaterialId {
+        MaterialId(self.keys.ids.mac(&[key.as_bytes(), material]))
     }
 
-    pub(crate) fn material(
+    /// Makes a change; returns once it is on disk. It runs on the writer's thread and must check
+    /// all that may refuse it before it writes.
+    pub(crate) fn change<T: Send + 'static>(
         &self,
-        key: Uuid,
-        material: &MaterialId,
-    ) -> Result<Option<Arc<Secret>>, StoreError> {
-        let name = material_name(key, material);
-        let generation = self.database.generation();
-        self.kept.materials.get_or(&name, generation, || {
-            Ok(self.read_material(key, &name)?.map(Arc::new))
-        })
-    }
-
-    fn read_material(&self, key: Uuid, name: &[u8]) -> Result<Option<Secret>, StoreError> {
-        let table = self.database.begin_read()?.open_table(MATERIALS)?;
-        let Some(sealed) = table.get(name)? else {
-            return Ok(None);
-        };
-        let opened = self
-            .keys
-            .materials
-            .open(MATERIAL_PURPOSE, name, sealed.value())
-            .and_then(|bytes| Secret::from_slice(&bytes));
-        match opened {
-            Some(secret) => Ok(Some(secret)),
-            None => Err(StoreError::Damaged(format!("material of key {key}"))),
-        }
-    }
-
-    /// The key that an alias names. `name` begins with `alias/`.
-    pub(crate) fn alias(
-        &self,
-        region: &str,
-        account: &str,
-        name: &str,
-    ) -> Result<Option<Uuid>, StoreError> {
-        let full = alias_name(region, account, name);
-        let table = self.database.begin_read()?.open_table(ALIASES)?;
-        match table.get(full.as_str())? {
-            None => Ok(None),
-            Some(value) => read_alias(&self.keys, &full, value.value()).map(Some),
-        }
-    }
-
-    /// The names, `alias/…`, that a key has in its account and Region.
-    pub(crate) fn aliases_of(&self, record: &KeyRecord) -> Result<Vec<String>, StoreError> {
-        let generation = self.database.generation();
-        self.kept
-            .aliases
-            .get_or(&record.id, generation, || self.read_aliases_of(record))
-    }
-
-    fn read_aliases_of(&self, record: &KeyRecord) -> Result<Vec<String>, StoreError> {
-        let transaction = self.database.begin_read()?;
-        let index = transaction.open_multimap_table(ALIASES_OF_KEY)?;
-        let table = transaction.open_table(ALIASES)?;
-        let prefix = alias_name(&record.region, &record.account, "");
-        let mut names = Vec::new();
-        for full in index.get(record.id.as_u128())? {
-            let full = full?;
-            let damaged = || StoreError::Damaged(format!("aliases of key {}", record.id));
-            let name = full.value().strip_prefix(&prefix).ok_or_else(damaged)?;
-            let value = table.get(full.value())?.ok_or_else(damaged)?;
-            if read_alias(&self.keys, full.value(), value.value())? != record.id {
-                return Err(damaged());
-            }
-            names.push(name.to_owned());
-        }
-        Ok(names)
-    }
-
-    /// Adds a key with its first material; returns once both are on disk.
-    pub(crate) fn add_key(&self, record: KeyRecord, material: &Secret) -> Result<(), StoreError> {
-        let name = material_name(record.id, &record.material);
-        let sealed = self
-            .keys
-            .materials
-            .seal(MATERIAL_PURPOSE, &name, material.expose())?;
+        change: impl FnOnce(&Writing<'_>) -> Result<T, ChangeError> + Send + 'static,
+    ) -> Result<T, ChangeError> {
         let keys = Arc::clone(&self.keys);
+        let slot = Arc::new(Mutex::new(None));
+        let result = Arc::clone(&slot);
         self.write(Box::new(move |transaction| {
-            let mut materials = transaction.open_table(MATERIALS)?;
-            materials.insert(name.as_slice(), sealed.as_slice())?;
-            write_record(&keys, transaction, &record)
-        }))
-    }
-
-    /// Changes a key's record; returns once the change is on disk.
-    pub(crate) fn change_key(
-        &self,
-        id: Uuid,
-        change: impl FnOnce(&mut KeyRecord) + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let keys = Arc::clone(&self.keys);
-        self.write(Box::new(move |transaction| {
-            let mut record = record_in(&keys, transaction, id)?;
-            change(&mut record);
-            write_record(&keys, transaction, &record)
-        }))
-    }
-
-    /// Adds an alias; returns once it is on disk. `name` begins with `alias/`.
-    pub(crate) fn add_alias(&self, key: Uuid, name: &str) -> Result<(), StoreError> {
-        let keys = Arc::clone(&self.keys);
-        let name = name.to_owned();
-        self.write(Box::new(move |transaction| {
-            let record = record_in(&keys, transaction, key)?;
-            let full = alias_name(&record.region, &record.account, &name);
-            let mut aliases = transaction.open_table(ALIASES)?;
-            if aliases.get(full.as_str())?.is_some() {
-                return Err(StoreError::AliasExists);
-            }
-            let mut value = alias_mac(&keys, &full, key).to_vec();
-            value.extend_from_slice(key.as_bytes());
-            aliases.insert(full.as_str(), value.as_slice())?;
-            let mut index = transaction.open_multimap_table(ALIASES_OF_KEY)?;
-            index.insert(key.as_u128(), full.as_str())?;
+            let value = change(&Writing::new(transaction, &keys))?;
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
             Ok(())
-        }))
+        }))?;
+        let value = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        value.ok_or(ChangeError::Store(StoreError::Closed))
     }
 
-    fn write(&self, change: Change) -> Result<(), StoreError> {
+    fn write(&self, change: Change) -> Result<(), ChangeError> {
         let (done, outcome) = mpsc::sync_channel(1);
         self.send(Pending::Change { change, done })?;
         outcome.recv().map_err(|_| StoreError::Closed)?
@@ -354,7 +263,11 @@ impl Store {
         let (done, outcome) = mpsc::sync_channel(1);
         let to = to.to_owned();
         self.send(Pending::Copy { to, done })?;
-        outcome.recv().map_err(|_| StoreError::Closed)?
+        match outcome.recv().map_err(|_| StoreError::Closed)? {
+            Err(ChangeError::Store(error)) => Err(error),
+            // A copy is never refused.
+            Ok(()) | Err(ChangeError::Refused(_)) => Ok(()),
+        }
     }
 
     /// Commits since the start.
@@ -408,8 +321,8 @@ fn write_all(database: &DatabaseFile, queue: &mpsc::Receiver<Pending>) {
         for (to, done) in copies {
             let copied = database
                 .copy_to(&to)
-                .map_err(|source| StoreError::State(StateError::Io { path: to, source }));
-            let _ = done.send(copied);
+                .map_err(|source| StateError::Io { path: to, source });
+            let _ = done.send(copied.map_err(ChangeError::from));
         }
     }
 }
@@ -426,11 +339,11 @@ fn commit(database: &DatabaseFile, batch: Vec<(Change, Done)>) {
         for (change, done) in batch {
             match change(&transaction) {
                 Ok(()) => answers.push((done, Ok(()))),
-                Err(error @ StoreError::Database(_)) => {
+                Err(refused @ ChangeError::Refused(_)) => answers.push((done, Err(refused))),
+                Err(error @ ChangeError::Store(_)) => {
                     answers.push((done, Err(error)));
                     return Err(StoreError::Closed);
                 }
-                Err(refused) => answers.push((done, Err(refused))),
             }
         }
         transaction.commit()?;
@@ -446,7 +359,7 @@ fn commit(database: &DatabaseFile, batch: Vec<(Change, Done)>) {
         let answer = match (&outcome, answer) {
             (Ok(()), answer) => answer,
             (Err(_), Err(own)) => Err(own),
-            (Err(_), Ok(())) => Err(StoreError::Closed),
+            (Err(_), Ok(())) => Err(StoreError::Closed.into()),
         };
         // Whoever waits for it may be gone.
         let _ = done.send(answer);
@@ -478,9 +391,12 @@ fn create(path: &Path, check_path: &Path, keys: &Keys) -> Result<(), StoreError>
         meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
         meta.insert("root-check", keys.check.as_slice())?;
         transaction.open_table(KEYS)?;
+        transaction.open_table(KEYS_OF_ACCOUNT)?;
         transaction.open_table(MATERIALS)?;
         transaction.open_table(ALIASES)?;
         transaction.open_multimap_table(ALIASES_OF_KEY)?;
+        transaction.open_table(GRANTS)?;
+        transaction.open_table(RETIRABLE)?;
     }
     transaction.commit()?;
     database.close()?;
@@ -531,266 +447,24 @@ fn check(transaction: &ReadTransaction, path: &Path, keys: &Keys) -> Result<(), 
     }
 }
 
-fn material_name(key: Uuid, material: &MaterialId) -> Vec<u8> {
+fn material_name(region: &str, key: Uuid, material: &MaterialId) -> Vec<u8> {
     let mut name = key.as_bytes().to_vec();
-    name.extend_from_slice(material);
+    name.extend_from_slice(&material.0);
+    name.extend_from_slice(region.as_bytes());
     name
+}
+
+fn key_name(region: &str, key: Uuid) -> String {
+    format!("{}:{region}", key.simple())
 }
 
 fn alias_name(region: &str, account: &str, name: &str) -> String {
     format!("{region}:{account}:{name}")
 }
 
-fn record_mac(keys: &Keys, id: Uuid, json: &[u8]) -> [u8; 32] {
-    keys.records.mac(&[b"key", id.as_bytes(), json])
-}
-
-fn alias_mac(keys: &Keys, full: &str, key: Uuid) -> [u8; 32] {
-    keys.records
-        .mac(&[b"alias", full.as_bytes(), key.as_bytes()])
-}
-
-fn read_record(keys: &Keys, id: Uuid, value: &[u8]) -> Result<KeyRecord, StoreError> {
-    let damaged = || StoreError::Damaged(format!("key {id}"));
-    let (mac, json) = value.split_at_checked(32).ok_or_else(damaged)?;
-    if !bool::from(mac.ct_eq(&record_mac(keys, id, json))) {
-        return Err(damaged());
-    }
-    let mut record: KeyRecord = serde_json::from_slice(json).map_err(|_| damaged())?;
-    record.id = id;
-    Ok(record)
-}
-
-fn read_alias(keys: &Keys, full: &str, value: &[u8]) -> Result<Uuid, StoreError> {
-    let damaged = || StoreError::Damaged(full.to_owned());
-    let (mac, key) = value.split_at_checked(32).ok_or_else(damaged)?;
-    let key = Uuid::from_slice(key).map_err(|_| damaged())?;
-    if bool::from(mac.ct_eq(&alias_mac(keys, full, key))) {
-        Ok(key)
-    } else {
-        Err(damaged())
-    }
-}
-
-fn record_in(
-    keys: &Keys,
-    transaction: &WriteTransaction,
-    id: Uuid,
-) -> Result<KeyRecord, StoreError> {
-    let table = transaction.open_table(KEYS)?;
-    let value = table.get(id.as_u128())?.ok_or(StoreError::NoSuchKey)?;
-    read_record(keys, id, value.value())
-}
-
-fn write_record(
-    keys: &Keys,
-    transaction: &WriteTransaction,
-    record: &KeyRecord,
-) -> Result<(), StoreError> {
-    let json = serde_json::to_vec(record).expect("a record is strings and numbers");
-    let mut value = record_mac(keys, record.id, &json).to_vec();
-    value.extend_from_slice(&json);
-    let mut table = transaction.open_table(KEYS)?;
-    table.insert(record.id.as_u128(), value.as_slice())?;
-    Ok(())
+fn grant_name(region: &str, key: Uuid, grant: &str) -> String {
+    format!("{}:{region}:{grant}", key.simple())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use redb::Database;
-
-    fn record(policy: &str) -> KeyRecord {
-        KeyRecord {
-            id: Uuid::new_v4(),
-            region: "us-east-1".to_owned(),
-            account: "111122223333".to_owned(),
-            created_ms: 1,
-            description: String::new(),
-            state: KeyState::Enabled,
-            usage: KeyUsage::EncryptDecrypt,
-            spec: KeySpec::SymmetricDefault,
-            origin: Origin::AwsKms,
-            multi_region: false,
-            policy: policy.to_owned(),
-            material: [9; 32],
-        }
-    }
-
-    #[test]
-    fn what_was_acknowledged_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store.redb");
-        let root = Secret::random().unwrap();
-        let material = Secret::random().unwrap();
-        let key = record("p1");
-        let store = Store::open(&path, &root).unwrap();
-        store.add_key(key.clone(), &material).unwrap();
-        store.add_alias(key.id, "alias/a").unwrap();
-        store
-            .change_key(key.id, |r| r.policy = "p2".to_owned())
-            .unwrap();
-        drop(store);
-        let store = Store::open(&path, &root).unwrap();
-        let found = store.key(key.id).unwrap().unwrap();
-        assert_eq!(found.policy, "p2");
-        let again = store.material(key.id, &key.material).unwrap().unwrap();
-        assert_eq!(again.expose(), material.expose());
-        assert_eq!(
-            store.alias("us-east-1", "111122223333", "alias/a").unwrap(),
-            Some(key.id)
-        );
-        assert_eq!(store.aliases_of(&found).unwrap(), ["alias/a"]);
-        assert!(matches!(
-            store.add_alias(key.id, "alias/a"),
-            Err(StoreError::AliasExists)
-        ));
-    }
-
-    #[test]
-    fn a_wrong_root_key_is_refused_and_changes_no_byte() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store.redb");
-        let root = Secret::random().unwrap();
-        let store = Store::open(&path, &root).unwrap();
-        let key = record("p");
-        store
-            .add_key(key.clone(), &Secret::random().unwrap())
-            .unwrap();
-        drop(store);
-        let before = std::fs::read(&path).unwrap();
-        assert!(matches!(
-            Store::open(&path, &Secret::random().unwrap()),
-            Err(StoreError::WrongRootKey(_))
-        ));
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-        assert!(Store::open(&path, &root).is_ok());
-    }
-
-    #[test]
-    fn a_wrong_root_key_changes_nothing_after_a_crash_either() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store.redb");
-        let root = Secret::random().unwrap();
-        let store = Store::open(&path, &root).unwrap();
-        let key = record("p");
-        store
-            .add_key(key.clone(), &Secret::random().unwrap())
-            .unwrap();
-        // What is on disk while the store is open is what a crash leaves.
-        let crashed = tempfile::tempdir().unwrap();
-        let left = crashed.path().join("store.redb");
-        std::fs::copy(&path, &left).unwrap();
-        std::fs::copy(
-            dir.path().join("root.check"),
-            crashed.path().join("root.check"),
-        )
-        .unwrap();
-        let before = std::fs::read(&left).unwrap();
-        assert!(matches!(
-            Store::open(&left, &Secret::random().unwrap()),
-            Err(StoreError::WrongRootKey(_))
-        ));
-        assert_eq!(std::fs::read(&left).unwrap(), before);
-        let store = Store::open(&left, &root).unwrap();
-        assert!(store.key(key.id).unwrap().is_some());
-    }
-
-    #[test]
-    fn the_check_inside_the_store_counts_and_the_one_beside_it_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store.redb");
-        let beside = dir.path().join("root.check");
-        let (root, other) = (Secret::random().unwrap(), Secret::random().unwrap());
-        drop(Store::open(&path, &root).unwrap());
-        let right = std::fs::read(&beside).unwrap();
-        std::fs::write(&beside, Keys::of(&other).check).unwrap();
-        assert!(matches!(
-            Store::open(&path, &other),
-            Err(StoreError::WrongRootKey(_))
-        ));
-        std::fs::remove_file(&beside).unwrap();
-        assert!(matches!(
-            Store::open(&path, &other),
-            Err(StoreError::WrongRootKey(_))
-        ));
-        drop(Store::open(&path, &root).unwrap());
-        assert_eq!(std::fs::read(&beside).unwrap(), right);
-    }
-
-    #[test]
-    fn a_record_changed_by_another_hand_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store.redb");
-        let root = Secret::random().unwrap();
-        let (mine, other) = (record("mine"), record("other"));
-        let store = Store::open(&path, &root).unwrap();
-        for key in [&mine, &other] {
-            store
-                .add_key((*key).clone(), &Secret::random().unwrap())
-                .unwrap();
-        }
-        store.add_alias(mine.id, "alias/a").unwrap();
-        drop(store);
-        let database = Database::open(&path).unwrap();
-        let transaction = database.begin_write().unwrap();
-        {
-            let mut keys = transaction.open_table(KEYS).unwrap();
-            let theirs = keys
-                .get(other.id.as_u128())
-                .unwrap()
-                .unwrap()
-                .value()
-                .to_vec();
-            keys.insert(mine.id.as_u128(), theirs.as_slice()).unwrap();
-            let mut materials = transaction.open_table(MATERIALS).unwrap();
-            let name = material_name(other.id, &other.material);
-            let theirs = materials
-                .get(name.as_slice())
-                .unwrap()
-                .unwrap()
-                .value()
-                .to_vec();
-            let name = material_name(mine.id, &mine.material);
-            materials
-                .insert(name.as_slice(), theirs.as_slice())
-                .unwrap();
-            let mut aliases = transaction.open_table(ALIASES).unwrap();
-            let full = "us-east-1:111122223333:alias/a";
-            let mut value = aliases.get(full).unwrap().unwrap().value().to_vec();
-            value[32..].copy_from_slice(other.id.as_bytes());
-            aliases.insert(full, value.as_slice()).unwrap();
-        }
-        transaction.commit().unwrap();
-        drop(database);
-        let store = Store::open(&path, &root).unwrap();
-        assert!(matches!(store.key(mine.id), Err(StoreError::Damaged(_))));
-        assert!(matches!(
-            store.material(mine.id, &mine.material),
-            Err(StoreError::Damaged(_))
-        ));
-        assert!(matches!(
-            store.alias("us-east-1", "111122223333", "alias/a"),
-            Err(StoreError::Damaged(_))
-        ));
-        assert!(store.key(other.id).unwrap().is_some());
-    }
-
-    #[test]
-    fn many_writers_share_commits_and_each_gets_its_own_answer() {
-        let dir = tempfile::tempdir().unwrap();
-        let store =
-            Store::open(&dir.path().join("store.redb"), &Secret::random().unwrap()).unwrap();
-        let key = record("p");
-        store
-            .add_key(key.clone(), &Secret::random().unwrap())
-            .unwrap();
-        let won: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| usize::from(store.add_alias(key.id, "alias/one").is_ok())))
-                .collect();
-            threads.into_iter().map(|t| t.join().unwrap()).sum()
-        });
-        assert_eq!(won, 1);
-    }
-}
+mod tests;

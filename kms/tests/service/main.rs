@@ -7,14 +7,20 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod asymmetric;
 mod attestation;
 mod audit;
 mod connections;
+mod grants;
+mod import;
 mod keeping;
+mod keys;
 mod operations;
 mod policies;
+mod regions;
 mod requests;
 mod restart;
+mod rotation;
 mod sessions;
 mod simulation;
 
@@ -114,6 +120,18 @@ impl World {
         Self { running, ..self }
     }
 
+    /// Stops the service and starts it again so many days later. Only its start takes place then:
+    /// requests are signed by the machine's clock, and so the service returns to it.
+    pub(crate) async fn restarted_later(self, days: i64) -> Self {
+        self.running.shutdown().await;
+        let mut config = plain_config(self.folder.path(), self.root.anchor());
+        config.clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        self.clock.0.store(days * 86_400, Ordering::Relaxed);
+        let running = Service::start(config).await.unwrap();
+        self.clock.0.store(0, Ordering::Relaxed);
+        Self { running, ..self }
+    }
+
     pub(crate) fn owner(&self) -> Calls {
         self.client(DEV_OWNER_ACCESS_KEY_ID, DEV_OWNER_SECRET_ACCESS_KEY)
     }
@@ -123,9 +141,18 @@ impl World {
     }
 
     pub(crate) fn client(&self, id: &str, secret: &str) -> Calls {
+        self.client_in("us-east-1", id, secret)
+    }
+
+    /// The owner, in another of the service's Regions.
+    pub(crate) fn owner_in(&self, region: &str) -> Calls {
+        self.client_in(region, DEV_OWNER_ACCESS_KEY_ID, DEV_OWNER_SECRET_ACCESS_KEY)
+    }
+
+    pub(crate) fn client_in(&self, region: &str, id: &str, secret: &str) -> Calls {
         let endpoint = Endpoint {
             url: self.running.url(),
-            region: "us-east-1".to_owned(),
+            region: region.to_owned(),
             tls: TlsTrust::PlainHttp,
         };
         let secret = Zeroizing::new(secret.to_owned());
@@ -235,6 +262,12 @@ pub(crate) fn development_root() -> &'static DevelopmentRoot {
     &ROOT
 }
 
+/// Makes a key of this kind; its ARN.
+pub(crate) async fn made(client: &Calls, request: CreateKeyRequest) -> String {
+    let made = client.call(&request).await.unwrap();
+    made.key_metadata.arn.unwrap()
+}
+
 /// One key pair for all tests, since making one takes long.
 pub(crate) fn recipient_key() -> &'static RecipientKey {
     static KEY: LazyLock<RecipientKey> = LazyLock::new(|| RecipientKey::generate().unwrap());
@@ -267,6 +300,17 @@ pub(crate) fn enclave_policy(pcr0: &str) -> String {
     policy_with_conditions(&format!(
         r#""StringEquals":{{"anchorhold:Anchor":"{anchor}","kms:RecipientAttestation:ImageSha384":"{pcr0}"}}"#
     ))
+}
+
+/// The owner may do everything, also for any enclave under the simulator's root.
+pub(crate) fn simulators_policy() -> String {
+    let anchor = hex::encode(development_root().fingerprint());
+    format!(
+        r#"{{"Version":"2012-10-17","Statement":[
+        {{"Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:root"}},"Action":"kms:*","Resource":"*"}},
+        {{"Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::111122223333:user/owner"}},"Action":"kms:*","Resource":"*",
+          "Condition":{{"StringEquals":{{"anchorhold:Anchor":"{anchor}"}}}}}}]}}"#
+    )
 }
 
 /// The same with other conditions for the host.

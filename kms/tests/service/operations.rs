@@ -62,11 +62,26 @@ async fn keys_that_this_service_cannot_make_are_refused() {
     for (request, kind) in [
         (
             CreateKeyRequest {
-                key_spec: Some(KeySpec::Rsa2048),
+                key_spec: Some(KeySpec::Sm2),
                 key_usage: Some(KeyUsage::SignVerify),
                 ..base()
             },
             "UnsupportedOperationException",
+        ),
+        (
+            CreateKeyRequest {
+                key_spec: Some(KeySpec::Rsa2048),
+                ..base()
+            },
+            "ValidationException",
+        ),
+        (
+            CreateKeyRequest {
+                key_spec: Some(KeySpec::EccSecgP256k1),
+                key_usage: Some(KeyUsage::KeyAgreement),
+                ..base()
+            },
+            "ValidationException",
         ),
         (
             CreateKeyRequest {
@@ -92,24 +107,17 @@ async fn keys_that_this_service_cannot_make_are_refused() {
         ),
         (
             CreateKeyRequest {
-                origin: Some(Origin::External),
+                origin: Some(Origin::AwsCloudhsm),
                 ..base()
             },
             "UnsupportedOperationException",
         ),
         (
             CreateKeyRequest {
-                multi_region: Some(true),
+                tags: vec![tag.clone(), tag],
                 ..base()
             },
-            "UnsupportedOperationException",
-        ),
-        (
-            CreateKeyRequest {
-                tags: vec![tag],
-                ..base()
-            },
-            "UnsupportedOperationException",
+            "TagException",
         ),
         (
             CreateKeyRequest {
@@ -212,9 +220,16 @@ async fn ciphertexts_that_are_wrong_in_any_way_are_refused() {
         (
             DecryptRequest {
                 encryption_algorithm: Some(EncryptionAlgorithm::RsaesOaepSha256),
-                ..with(&good, None)
+                ..with(&good, Some(&key))
             },
             "InvalidKeyUsageException",
+        ),
+        (
+            DecryptRequest {
+                encryption_algorithm: Some(EncryptionAlgorithm::RsaesOaepSha256),
+                ..with(&good, None)
+            },
+            "ValidationException",
         ),
         (
             DecryptRequest {
@@ -399,7 +414,8 @@ async fn names_of_keys_and_aliases_get_the_errors_of_aws() {
         format!("Key 'arn:aws:kms:us-east-1:111122223333:key/{ABSENT}' does not exist")
     );
     for (alias_name, target, kind) in [
-        ("a", key.as_str(), "InvalidAliasNameException"),
+        ("a", key.as_str(), "ValidationException"),
+        ("alias/a:b", &key, "ValidationException"),
         ("", &key, "ValidationException"),
         ("alias/ä", &key, "ValidationException"),
         ("alias/aws/a", &key, "NotAuthorizedException"),

@@ -138,7 +138,7 @@ async fn only_right_signatures_are_taken() {
         ),
         (
             Raw {
-                region: "eu-west-1",
+                region: "xx-nowhere-1",
                 ..raw()
             },
             "InvalidSignatureException",
@@ -216,7 +216,12 @@ async fn bodies_and_targets_that_are_no_request_are_refused() {
             "ValidationException",
         ),
         (
-            "TrentService.ReplicateKey",
+            "TrentService.Encapsulate",
+            "{}",
+            "UnsupportedOperationException",
+        ),
+        (
+            "TrentService.CreateCustomKeyStore",
             "{}",
             "UnsupportedOperationException",
         ),
@@ -230,10 +235,10 @@ async fn bodies_and_targets_that_are_no_request_are_refused() {
         let found = Raw::new(target, body).kind(&world).await;
         assert_eq!(found, kind, "{target} {body}");
     }
-    let (_, _, message) = Raw::new("TrentService.ReplicateKey", "{}")
+    let (_, _, message) = Raw::new("TrentService.Encapsulate", "{}")
         .send(&world, |_| {})
         .await;
-    assert!(message.contains("ReplicateKey"), "{message}");
+    assert!(message.contains("Encapsulate"), "{message}");
     let deep = format!("{}{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
     assert_eq!(
         Raw::new(RANDOM, &deep).kind(&world).await,
@@ -287,5 +292,76 @@ async fn null_is_absence_and_a_misspelt_recipient_is_no_recipient() {
             .send(&world, |_| {})
             .await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{recipient}");
+    }
+}
+
+/// An STS request as clients write it; status and body.
+async fn identity(
+    world: &World,
+    secret: &'static str,
+    service: &'static str,
+    body: &str,
+) -> (StatusCode, String) {
+    let address = world.running.local_addr();
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/")
+        .header("host", address.to_string())
+        .header(
+            "content-type",
+            "application/x-www-form-urlencoded; charset=utf-8",
+        )
+        .body(())
+        .unwrap();
+    let (mut parts, ()) = request.into_parts();
+    let credentials = Credentials::new(DEV_OWNER_ACCESS_KEY_ID, Zeroizing::new(secret.to_owned()));
+    sign(
+        &mut parts,
+        body.as_bytes(),
+        &credentials,
+        "eu-west-1",
+        service,
+        SystemTime::now(),
+    )
+    .unwrap();
+    let request = Request::from_parts(parts, Full::new(Bytes::from(body.to_owned())));
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status();
+    assert_eq!(response.headers()["content-type"], "text/xml");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn callers_learn_who_they_are_from_sts_on_the_same_port() {
+    let world = World::new().await;
+    let body = "Action=GetCallerIdentity&Version=2011-06-15";
+    let right = DEV_OWNER_SECRET_ACCESS_KEY;
+    let (status, text) = identity(&world, right, "sts", body).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    for part in [
+        "<Arn>arn:aws:iam::111122223333:user/owner</Arn>",
+        "<Account>111122223333</Account>",
+        "<UserId>AIDA",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let line = world.audit().last().unwrap().clone();
+    assert_eq!(line["eventSource"], "sts.amazonaws.com");
+    assert_eq!(line["eventName"], "GetCallerIdentity");
+    for (secret, service, body, code) in [
+        ("wrong", "sts", body, "SignatureDoesNotMatch"),
+        // A signature for the one service is none for the other.
+        (right, "kms", body, "SignatureDoesNotMatch"),
+        (right, "sts", "Action=AssumeRole", "InvalidAction"),
+    ] {
+        let (status, text) = identity(&world, secret, service, body).await;
+        assert!(status.is_client_error());
+        assert!(text.contains(&format!("<Code>{code}</Code>")), "{text}");
     }
 }
