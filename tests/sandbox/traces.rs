@@ -1,6 +1,7 @@
 //! All that an enclave is on the host: processes, namespaces, control groups, sockets, files, mounts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What stays in the folder of enclaves.
 const KEPT: [&str; 4] = ["console.log", "state.json", "supervisor.log", ".lock"];
 
+/// Kinds of namespaces.
+const KINDS: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
 /// A process by its number and its start, so that a reused number is another process.
 type Process = (u32, u64);
 
@@ -23,6 +27,8 @@ pub struct Traces {
     supervisor: u32,
     processes: BTreeSet<Process>,
     namespaces: BTreeSet<String>,
+    /// Open, so that the kernel does not give their numbers to those of other enclaves, which come and go meanwhile.
+    _held: Vec<File>,
     groups: BTreeSet<PathBuf>,
     mounts: String,
 }
@@ -55,6 +61,11 @@ impl Traces {
             namespaces.len() >= 5,
             "namespaces of its own: {namespaces:?}"
         );
+        let held = processes
+            .iter()
+            .flat_map(|(pid, _)| KINDS.map(|kind| format!("/proc/{pid}/ns/{kind}")))
+            .filter_map(|path| File::open(path).ok())
+            .collect();
         let own = groups_of("self");
         let groups = processes
             .iter()
@@ -66,6 +77,7 @@ impl Traces {
             supervisor,
             processes,
             namespaces,
+            _held: held,
             groups,
             mounts: mounts(),
         };
@@ -223,7 +235,7 @@ fn with_descendants(ancestor: u32) -> BTreeSet<Process> {
 
 /// The namespaces of a process, such as `net:[4026531840]`; none where it may not be looked at.
 fn namespaces_of(pid: &str) -> BTreeSet<String> {
-    ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
+    KINDS
         .into_iter()
         .filter_map(|kind| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok())
         .map(|link| link.to_string_lossy().into_owned())
