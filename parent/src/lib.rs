@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anchorhold_images::{Image, ImageError, Unmeasured};
-use anchorhold_manifest::{Manifest, ManifestError};
+use anchorhold_manifest::{Manifest, ManifestError, Resources};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +164,16 @@ impl Launch {
             module_id: None,
             ports: None,
         }
+    }
+
+    /// Memory in MiB and processors: its own, else the manifest's, else the defaults.
+    fn resources(&self, manifest: Option<&Resources>) -> (u32, u32) {
+        let memory = self.memory_mib.or(manifest.map(|of| of.memory_mib));
+        let cpus = self.cpus.or(manifest.map(|of| of.cpus));
+        (
+            memory.unwrap_or(DEFAULT_MEMORY_MIB),
+            cpus.unwrap_or(DEFAULT_CPUS),
+        )
     }
 }
 
@@ -362,16 +372,11 @@ pub fn launch_nitro(launch: Launch) -> Result<Enclave, LaunchError> {
         .map_err(Box::new)?
         .map(|manifest| manifest.resources);
     let has_manifest = resources.is_some();
+    let (memory_mib, cpus) = launch.resources(resources.as_ref());
     let start = nitro::Start {
         cid: launch.cid,
-        memory_mib: launch
-            .memory_mib
-            .or(resources.as_ref().map(|resources| resources.memory_mib))
-            .unwrap_or(DEFAULT_MEMORY_MIB),
-        cpus: launch
-            .cpus
-            .or(resources.as_ref().map(|resources| resources.cpus))
-            .unwrap_or(DEFAULT_CPUS),
+        memory_mib,
+        cpus,
         ports: launch.ports.unwrap_or_else(|| launch.dir.join("../ports")),
         directory: launch.dir,
         image: &image,
@@ -395,7 +400,7 @@ fn launch_qemu(
     }
     .map_err(|missing| Box::new(qemu::StartError::from(missing)))?;
     let image = Image::open(&launch.image).map_err(Box::new)?;
-    let module_id = match launch.module_id {
+    let module_id = match launch.module_id.clone() {
         Some(module_id) => module_id,
         None => module_id().map_err(LaunchError::Randomness)?,
     };
@@ -405,16 +410,11 @@ fn launch_qemu(
         .map_err(Box::new)?
         .map(|manifest| manifest.resources);
     let has_manifest = resources.is_some();
+    let (memory_mib, cpus) = launch.resources(resources.as_ref());
     let start = qemu::Start {
         cid: launch.cid,
-        memory_mib: launch
-            .memory_mib
-            .or(resources.as_ref().map(|resources| resources.memory_mib))
-            .unwrap_or(DEFAULT_MEMORY_MIB),
-        cpus: launch
-            .cpus
-            .or(resources.as_ref().map(|resources| resources.cpus))
-            .unwrap_or(DEFAULT_CPUS),
+        memory_mib,
+        cpus,
         directory: launch.dir,
         image: &image,
         nsm,
@@ -431,7 +431,7 @@ fn launch_sandbox(
 ) -> Result<(sandbox::Enclave, bool), LaunchError> {
     let unmeasured = Unmeasured::open(&launch.image).map_err(Box::new)?;
     let ramdisks = unmeasured.ramdisks();
-    let module_id = match launch.module_id {
+    let module_id = match launch.module_id.clone() {
         Some(module_id) => module_id,
         None => module_id().map_err(LaunchError::Randomness)?,
     };
@@ -470,16 +470,11 @@ fn launch_sandbox(
             // Nobody waits for it where the start has failed already.
             let _ = sender.send(made);
         });
+        let (memory_mib, cpus) = launch.resources(resources.as_ref());
         let enclave = sandbox::start(sandbox::Start {
             cid: launch.cid,
-            memory_mib: launch
-                .memory_mib
-                .or(resources.as_ref().map(|resources| resources.memory_mib))
-                .unwrap_or(DEFAULT_MEMORY_MIB),
-            cpus: launch
-                .cpus
-                .or(resources.as_ref().map(|resources| resources.cpus))
-                .unwrap_or(DEFAULT_CPUS),
+            memory_mib,
+            cpus,
             directory: launch.dir,
             isolation: launch.isolation,
             entries,

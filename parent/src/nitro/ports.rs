@@ -42,6 +42,8 @@ enum Seat {
         listener: OwnedFd,
         reception: OwnedFd,
         followers: HashMap<u32, OwnedFd>,
+        /// Without descriptors to accept with, nothing is accepted until then.
+        closed_until: Option<Instant>,
     },
     /// Another one has it, and sends what is for this one's enclave.
     Follows(OwnedFd),
@@ -128,13 +130,28 @@ impl Ports {
     pub(super) fn due(&self) -> Option<Instant> {
         let waits = self.seats.values().filter_map(|seat| match seat {
             Seat::Waits { next, .. } => Some(*next),
-            _ => None,
+            Seat::Keeps { closed_until, .. } => *closed_until,
+            Seat::Follows(_) => None,
         });
         waits.min()
     }
 
-    /// Looks again for ports that nobody known has.
+    /// Looks again for ports that nobody known has, and opens those again that were closed for want of descriptors.
     pub(super) fn retry(&mut self, now: Instant, epoll: &Epoll, token: fn(u64) -> u64) {
+        let closed: Vec<u32> = self
+            .seats
+            .iter()
+            .filter_map(|(port, seat)| match seat {
+                Seat::Keeps {
+                    closed_until: Some(until),
+                    ..
+                } if *until <= now => Some(*port),
+                _ => None,
+            })
+            .collect();
+        for port in closed {
+            self.open_again(port, now, epoll, token);
+        }
         let due: Vec<(u32, bool)> = self
             .seats
             .iter()
@@ -154,7 +171,7 @@ impl Ports {
             return Vec::new();
         };
         match member {
-            Member::Listener(port) => self.accept(port),
+            Member::Listener(port) => self.accept(id, port, epoll),
             Member::Reception(port) => {
                 self.admit(port, epoll, token);
                 Vec::new()
@@ -222,6 +239,7 @@ impl Ports {
             listener,
             reception,
             followers: HashMap::new(),
+            closed_until: None,
         })
     }
 
@@ -265,11 +283,12 @@ impl Ports {
     }
 
     /// Takes what enclaves have dialled, and hands it to whom it belongs.
-    fn accept(&mut self, port: u32) -> Vec<Dialled> {
+    fn accept(&mut self, id: u64, port: u32, epoll: &Epoll) -> Vec<Dialled> {
         let mut own = Vec::new();
         let Some(Seat::Keeps {
             listener,
             followers,
+            closed_until,
             ..
         }) = self.seats.get_mut(&port)
         else {
@@ -279,8 +298,15 @@ impl Ports {
             let socket = match unix::accept(listener.as_fd(), true) {
                 Ok(socket) => socket,
                 Err(Errno::EINTR | Errno::ECONNABORTED | Errno::ECONNRESET) => continue,
-                // Nothing more, or no descriptors: the enclaves wait.
-                Err(_) => break,
+                Err(Errno::EAGAIN) => break,
+                // No descriptors: the enclaves wait, and nobody asks again and again.
+                Err(_) => {
+                    if epoll.delete(&*listener).is_ok() {
+                        *closed_until = Some(Instant::now() + PAUSE);
+                        self.members.remove(&id);
+                    }
+                    break;
+                }
             };
             let Some(cid) = peer(&socket) else { continue };
             if cid == self.cid {
@@ -294,6 +320,27 @@ impl Ports {
         own
     }
 
+    /// Listens again at a port that was closed for want of descriptors.
+    fn open_again(&mut self, port: u32, now: Instant, epoll: &Epoll, token: fn(u64) -> u64) {
+        let id = self.next;
+        let Some(Seat::Keeps {
+            listener,
+            closed_until,
+            ..
+        }) = self.seats.get_mut(&port)
+        else {
+            return;
+        };
+        match epoll.add(&*listener, EpollEvent::new(EpollFlags::EPOLLIN, token(id))) {
+            Ok(()) => {
+                *closed_until = None;
+                self.next += 1;
+                self.members.insert(id, Member::Listener(port));
+            }
+            Err(_) => *closed_until = Some(now + PAUSE),
+        }
+    }
+
     fn admit(&mut self, port: u32, epoll: &Epoll, token: fn(u64) -> u64) {
         let Some(Seat::Keeps {
             reception,
@@ -303,10 +350,10 @@ impl Ports {
         else {
             return;
         };
-        if followers.len() + self.strangers.len() >= MOST_FOLLOWERS {
-            return;
-        }
+        let has_room = followers.len() + self.strangers.len() < MOST_FOLLOWERS;
+        // Taken in any case, and closed where there is no room: what is left waiting would be told of again and again.
         if let Ok(stranger) = unix::accept(reception.as_fd(), true)
+            && has_room
             && let Ok(id) = self.join(Member::Stranger(port), stranger.as_fd(), epoll, token)
         {
             self.strangers.insert(id, stranger);

@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -13,8 +12,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 use super::device::{Host, PAGE, Point, Shared, eventually, lock, serve};
-
-type Test = (&'static str, fn());
+use super::runner::{Test, run};
 
 const TESTS: &[Test] = &[
     (
@@ -43,38 +41,7 @@ const TESTS: &[Test] = &[
 ];
 
 pub(crate) fn main(arguments: &[String]) {
-    if arguments.iter().any(|argument| argument == "--list") {
-        for (name, _) in TESTS {
-            println!("{name}: test");
-        }
-        return;
-    }
-    let wanted: Vec<_> = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let mut failed = Vec::new();
-    let mut ran = 0;
-    for (name, test) in TESTS {
-        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
-            continue;
-        }
-        ran += 1;
-        let result = std::panic::catch_unwind(AssertUnwindSafe(test));
-        let outcome = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("test {name} ... {outcome}");
-        if result.is_err() {
-            failed.push(*name);
-        }
-    }
-    println!(
-        "\n{} passed, {} failed: {failed:?}",
-        ran - failed.len(),
-        failed.len()
-    );
-    if !failed.is_empty() {
-        std::process::exit(1);
-    }
+    run(TESTS, arguments);
 }
 
 /// The image: a static program as its first process, and something for a kernel.

@@ -14,6 +14,8 @@
 
 mod cases;
 mod device;
+#[path = "../common/runner.rs"]
+mod runner;
 #[expect(
     unsafe_code,
     reason = "seccomp user notification, which no safe crate offers"

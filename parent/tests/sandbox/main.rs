@@ -19,6 +19,8 @@
 mod doors;
 mod guest;
 mod outside;
+#[path = "../common/runner.rs"]
+mod runner;
 #[expect(
     unsafe_code,
     reason = "raw calls, which the tests make to see them refused"

@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,10 +14,10 @@ use anchorhold_parent::sandbox::{
 use anchorhold_parent::{Ended, How, Isolation};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 
+use super::runner::{Test, run};
+
 const CID: u32 = 20;
 const MEMORY_MIB: u32 = 256;
-
-type Test = (&'static str, fn());
 
 const TESTS: &[Test] = &[
     (
@@ -74,39 +73,7 @@ const TESTS: &[Test] = &[
 ];
 
 pub(crate) fn main(arguments: &[String]) {
-    if arguments.iter().any(|argument| argument == "--list") {
-        for (name, _) in TESTS {
-            println!("{name}: test");
-        }
-        return;
-    }
-    let wanted: Vec<_> = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let mut failed = Vec::new();
-    let mut ran = 0;
-    for (name, test) in TESTS {
-        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
-            continue;
-        }
-        ran += 1;
-        let begun = Instant::now();
-        let result = std::panic::catch_unwind(AssertUnwindSafe(test));
-        let outcome = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("test {name} ... {outcome} ({:.2?})", begun.elapsed());
-        if result.is_err() {
-            failed.push(*name);
-        }
-    }
-    println!(
-        "\n{} passed, {} failed: {failed:?}",
-        ran - failed.len(),
-        failed.len()
-    );
-    if !failed.is_empty() {
-        std::process::exit(1);
-    }
+    run(TESTS, arguments);
 }
 
 fn is_root() -> bool {
