@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,32 @@ pub struct Control<P, N, S> {
     pub window: Arc<Window<P>>,
     /// Calls, where the image takes any.
     pub calls: Option<Calls<N, S>>,
+    /// What `/health` says of them.
+    pub counts: Arc<Counts>,
+}
+
+/// Calls by number, for a parent that watches, or that waits for the last one before it ends this enclave.
+#[derive(Debug, Default)]
+pub struct Counts {
+    open: AtomicU64,
+    begun: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// A connection with a call on it, until its last byte is out.
+struct Open(Arc<Counts>);
+
+impl Open {
+    fn new(counts: &Arc<Counts>) -> Self {
+        counts.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What calls need.
@@ -110,7 +137,12 @@ pub async fn connection<P: Parent, N: Nsm, S: KeyService>(
     control: Arc<Control<P, N, S>>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) {
-    let service = service_fn(move |request| {
+    let open = Mutex::new(None);
+    let service = service_fn(|request: Request<Incoming>| {
+        if request.uri().path() == "/call" {
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.get_or_insert_with(|| Open::new(&control.counts));
+        }
         let control = Arc::clone(&control);
         async move { Ok::<_, Infallible>(control.answer(request).await) }
     });
@@ -152,7 +184,11 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
             #[serde(skip_serializing_if = "Option::is_none")]
             version: Option<&'a str>,
             calls: bool,
+            calls_open: u64,
+            calls_begun: u64,
+            calls_failed: u64,
         }
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         json(
             StatusCode::OK,
             &Health {
@@ -160,6 +196,9 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
                 name: self.name.as_deref(),
                 version: self.version.as_deref(),
                 calls: self.calls.is_some(),
+                calls_open: count(&self.counts.open),
+                calls_begun: count(&self.counts.begun),
+                calls_failed: count(&self.counts.failed),
             },
         )
     }
@@ -262,7 +301,10 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
         let keys = Arc::clone(&calls.terms.keys);
         let before = async move { Ok(secrets.ensure(&window, &keys).await?) };
         let last_error = Arc::clone(&calls.last_error);
+        self.counts.begun.fetch_add(1, Ordering::Relaxed);
+        let counts = Arc::clone(&self.counts);
         let failed = move |error: &CallError| {
+            counts.failed.fetch_add(1, Ordering::Relaxed);
             crate::log!("a call failed: {error}");
             *last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure {
                 error: error.kind().to_owned(),

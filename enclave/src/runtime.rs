@@ -134,6 +134,7 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
         recipient,
         window: Arc::clone(&window),
         calls,
+        counts: Arc::default(),
     });
     let listener = Listener::bind(CONTROL_PORT).map_err(RuntimeError::Vsock)?;
     let mut serving = tokio::spawn(control::serve(control, listener));

@@ -53,6 +53,7 @@ fn enclave(command: &[&str], wanted: &[&str], answers: Answers, places: usize) -
             permits: Arc::new(Semaphore::new(places)),
             last_error: Arc::new(Mutex::new(None)),
         }),
+        counts: Arc::default(),
     });
     Enclave {
         bench,
@@ -179,6 +180,30 @@ async fn a_call_over_http_is_sealed_in_both_directions() {
         .to_bytes();
     let (_, plaintext) = enclave.bench.owner.open(&result).expect("whole");
     assert!(plaintext == input);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_counts_a_call_as_open_until_its_connection_has_ended() {
+    let enclave = enclave(&["/bin/sh", "-c", "cat; exit 7"], &[], nothing(), 1);
+    let message = enclave.bench.owner.seal(b"{}\n", context());
+    let mut sender = enclave.dial().await;
+    let request = Request::builder()
+        .method("POST")
+        .uri("/call")
+        .header("host", "enclave")
+        .body(Full::new(Bytes::from(message)))
+        .expect("a valid request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    let _ = answer.into_body().collect().await;
+    let numbers = async || {
+        let (_, health) = enclave.json("GET", "/health", "").await;
+        ["calls_open", "calls_begun", "calls_failed"].map(|name| health[name].as_u64())
+    };
+    assert_eq!(numbers().await[1..], [Some(1), Some(1)]);
+    drop(sender);
+    while numbers().await != [Some(0), Some(1), Some(1)] {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

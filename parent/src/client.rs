@@ -127,6 +127,15 @@ pub struct Health {
     /// The image's name as its manifest has it.
     #[serde(default)]
     pub name: Option<String>,
+    /// Connections with a call on them, by its own word.
+    #[serde(default)]
+    pub calls_open: u64,
+    /// Calls begun since its start, by its own word.
+    #[serde(default)]
+    pub calls_begun: u64,
+    /// Of these, failed.
+    #[serde(default)]
+    pub calls_failed: u64,
 }
 
 /// What a successful call carried, in bytes of sealed message.

@@ -6,14 +6,20 @@
 
 mod backend;
 mod console;
+mod control;
+mod frame;
 mod guest;
 mod home;
 mod registry;
 mod spawn;
 mod state;
 mod supervise;
+mod windows;
 
 pub use console::{follow, printable, tail};
+pub use control::{
+    CONTROL_SOCKET, Control, ControlError, Counters, Histogram, Ingress, Reply, Request,
+};
 pub use home::{Home, HomeError};
 pub use registry::{RegistryError, find, is_name, list, stop};
 pub use spawn::{RunError, Serving, SupervisorProgram, spawn};

@@ -23,6 +23,9 @@ const FIRST_CID: u32 = 16;
 /// The most characters of a name.
 const LONGEST_NAME: usize = 63;
 
+/// The most characters of a name that others are derived from.
+pub(crate) const LONGEST_STEM: usize = 56;
+
 /// Ended enclaves whose consoles are kept.
 const ENDED_KEPT: usize = 32;
 
@@ -113,9 +116,8 @@ pub fn is_name(text: &str) -> bool {
     (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(known) && !text.starts_with('-')
 }
 
-/// A name from an image's file name and four random characters, such as `cards-k3f9`.
-fn derived_name(image: &Path) -> io::Result<String> {
-    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+/// A name from another, or an image's file name, and four random characters, such as `cards-k3f9`.
+fn derived_name(stem: &str) -> io::Result<String> {
     let mut name = String::new();
     for c in stem.chars().flat_map(char::to_lowercase) {
         if c.is_ascii_alphanumeric() {
@@ -123,7 +125,7 @@ fn derived_name(image: &Path) -> io::Result<String> {
         } else if !name.is_empty() && !name.ends_with('-') {
             name.push('-');
         }
-        if name.len() == 32 {
+        if name.len() == LONGEST_STEM {
             break;
         }
     }
@@ -178,36 +180,55 @@ fn states(enclaves: &Path) -> Result<Vec<State>, RegistryError> {
     Ok(states)
 }
 
+/// Whose name is to be claimed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// The name itself, where it is given.
+    pub(super) name: Option<&'a str>,
+    /// Else it is derived from the declared enclave that this is an instance of,
+    pub(super) of: Option<&'a str>,
+    /// or from the image's file name.
+    pub(super) image: &'a Path,
+}
+
 /// Claims a name and the lowest free CID, makes the enclave's folder, and writes the state that `describe` gives for
 /// name, CID and folder. An enclave of that name that has ended is replaced.
 pub(super) fn claim(
     home: &Home,
-    name: Option<&str>,
-    image: &Path,
+    wanted: Wanted<'_>,
     describe: impl FnOnce(String, u32, PathBuf) -> State,
 ) -> Result<State, RegistryError> {
-    if let Some(name) = name
-        && !is_name(name)
-    {
-        return Err(RegistryError::Name(name.chars().take(80).collect()));
+    for name in wanted.name.iter().chain(&wanted.of) {
+        if !is_name(name) {
+            return Err(RegistryError::Name(name.chars().take(80).collect()));
+        }
     }
     let enclaves = home.make_enclaves()?;
     let _lock = lock(&enclaves)?;
     let states = sweep(states(&enclaves)?);
     let running = || states.iter().filter(|state| state.status.is_running());
 
-    let name = match name {
+    let name = match wanted.name {
         Some(name) => name.to_owned(),
         None => loop {
-            let name = derived_name(image).map_err(files(Path::new("/dev/urandom")))?;
+            let file = wanted.image.file_stem().unwrap_or_default();
+            let file = file.to_string_lossy();
+            let name = derived_name(wanted.of.unwrap_or(&file))
+                .map_err(files(Path::new("/dev/urandom")))?;
             if !enclaves.join(&name).exists() {
                 break name;
             }
         },
     };
     home.check_length(&name)?;
-    if running().any(|state| state.name == name) {
-        return Err(RegistryError::Taken(name));
+    // A declared enclave goes by its own name, whatever its instances are called.
+    let stands_for = wanted.of.unwrap_or(&name);
+    if running().any(|state| {
+        state.name == name
+            || state.name == stands_for
+            || (wanted.of.is_none() && state.of.as_deref() == Some(&name))
+    }) {
+        return Err(RegistryError::Taken(stands_for.to_owned()));
     }
     let cid = (FIRST_CID..u32::MAX)
         .find(|cid| running().all(|state| state.cid != *cid))
@@ -293,7 +314,22 @@ pub fn list(home: &Home) -> Result<Vec<State>, RegistryError> {
     }
 }
 
-/// The enclave of that name, running or ended.
+/// The instance that stands for a declared enclave: the one that takes new connections, else the last that did.
+fn instance_of(states: Vec<State>, name: &str) -> Option<State> {
+    states
+        .into_iter()
+        .filter(|state| state.of.as_deref() == Some(name))
+        .max_by_key(|state| {
+            (
+                state.status.is_running(),
+                state.status == Status::Serving && !state.draining,
+                state.admitted_ms.is_some(),
+                state.started_ms,
+            )
+        })
+}
+
+/// The enclave of that name, running or ended; or the instance that stands for the declared enclave of that name.
 pub fn find(home: &Home, name: &str) -> Result<State, RegistryError> {
     if !is_name(name) {
         return Err(RegistryError::Name(name.chars().take(80).collect()));
@@ -312,11 +348,21 @@ pub fn find(home: &Home, name: &str) -> Result<State, RegistryError> {
         None
     };
     match found {
-        Some(state) => Ok(state),
-        None => Err(RegistryError::Unknown {
-            name: name.to_owned(),
-            known: list(home)?.into_iter().map(|state| state.name).collect(),
-        }),
+        Some(state) if state.status.is_running() => Ok(state),
+        found => {
+            let states = list(home)?;
+            let known = states.iter().map(|state| state.name.clone()).collect();
+            let instance = instance_of(states, name);
+            match (found, instance) {
+                (None, Some(instance)) => Ok(instance),
+                (Some(_), Some(instance)) if instance.status.is_running() => Ok(instance),
+                (Some(ended), _) => Ok(ended),
+                (None, None) => Err(RegistryError::Unknown {
+                    name: name.to_owned(),
+                    known,
+                }),
+            }
+        }
     }
 }
 
@@ -405,8 +451,11 @@ mod tests {
     ) -> Result<State, RegistryError> {
         claim(
             home,
-            name,
-            Path::new("/images/Cards v2.eif"),
+            Wanted {
+                name,
+                of: None,
+                image: Path::new("/images/Cards v2.eif"),
+            },
             |_, cid, dir| State {
                 cid,
                 supervisor: supervisor.clone(),
@@ -453,22 +502,19 @@ mod tests {
         ] {
             assert!(!is_name(name), "{name}");
         }
-        for image in [
-            "/x/Cards v2.eif",
-            "/x/…",
-            "/x/--.eif",
+        for stem in [
+            "Cards v2",
+            "…",
+            "--",
             "",
-            "/x/9.eif",
-            &format!("/x/{}", "é-".repeat(60)),
+            "9",
+            &"é-".repeat(60),
+            &"x".repeat(63),
         ] {
-            let name = derived_name(Path::new(image)).unwrap();
-            assert!(is_name(&name), "{image}: {name}");
+            let name = derived_name(stem).unwrap();
+            assert!(is_name(&name), "{stem}: {name}");
         }
-        assert!(
-            derived_name(Path::new("/x/Cards v2.eif"))
-                .unwrap()
-                .starts_with("cards-v2-")
-        );
+        assert!(derived_name("Cards v2").unwrap().starts_with("cards-v2-"));
     }
 
     #[test]
@@ -494,6 +540,40 @@ mod tests {
             claim_as(&home, Some("../x"), &own),
             Err(RegistryError::Name(_))
         ));
+    }
+
+    #[test]
+    fn a_declared_enclave_is_found_by_its_name_and_keeps_it_to_itself() {
+        let (_dir, home) = home();
+        let own = Process::own().unwrap();
+        let instance = || {
+            let wanted = Wanted {
+                name: None,
+                of: Some("cards"),
+                image: Path::new("/images/v1.eif"),
+            };
+            claim(&home, wanted, |_, cid, dir| State {
+                of: Some("cards".into()),
+                cid,
+                supervisor: own.clone(),
+                ..sample(&dir)
+            })
+            .unwrap()
+        };
+        let mut old = instance();
+        assert!(old.name.starts_with("cards-"), "{}", old.name);
+        assert_eq!(find(&home, "cards").unwrap().name, old.name);
+        assert!(matches!(
+            claim_as(&home, Some("cards"), &own),
+            Err(RegistryError::Taken(_))
+        ));
+        // The one that drains no longer stands for it.
+        let new = instance();
+        old.draining = true;
+        old.admitted_ms = Some(1);
+        old.write().unwrap();
+        assert_eq!(find(&home, "cards").unwrap().name, new.name);
+        assert_eq!(find(&home, &old.name).unwrap().name, old.name);
     }
 
     #[test]

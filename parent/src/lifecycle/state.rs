@@ -141,9 +141,18 @@ impl Status {
 pub struct State {
     /// Name, unique among those that run.
     pub name: String,
+    /// The declared enclave that this is an instance of, where a daemon has started it. It is found by that name as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// How far it has come.
     #[serde(flatten)]
     pub status: Status,
+    /// When a daemon has verified its attestation document, in ms since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted_ms: Option<u64>,
+    /// It takes no new connections and ends with the last that it has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// Its context identifier on vsock.
     pub cid: u32,
     /// What it runs on, such as `sandbox`.
@@ -272,7 +281,10 @@ pub(super) mod tests {
     pub(crate) fn sample(dir: &Path) -> State {
         State {
             name: dir.file_name().unwrap().to_str().unwrap().to_owned(),
+            of: None,
             status: Status::Serving,
+            admitted_ms: None,
+            draining: false,
             cid: 16,
             backend: "sandbox".into(),
             isolation: "namespaces".into(),

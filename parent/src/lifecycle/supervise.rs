@@ -16,16 +16,18 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backend;
 use super::console::{follow, tail};
+use super::control;
 use super::guest::{Guest, GuestEnd};
 use super::home::Home;
 use super::registry::{self, RegistryError};
 use super::spawn::Report;
 use super::state::{Process, State, Status};
+use super::windows::{Next, Windows};
 use crate::client::Client;
 use crate::window::{
     self, Allowlist, Credentials, CredentialsError, CredentialsSource, Limits, Recorder,
@@ -93,8 +95,11 @@ mod isolation {
 pub struct SuperviseOptions {
     /// Where state and enclaves' folders are.
     pub home: Home,
-    /// Name; derived from the image's file name where absent.
+    /// Name; derived from the image's file name, or from `of`, where absent.
     pub name: Option<String>,
+    /// The declared enclave that this is an instance of.
+    #[serde(default)]
+    pub of: Option<String>,
     /// The image file.
     pub image: PathBuf,
     /// Memory in MiB; the manifest's where absent.
@@ -127,6 +132,7 @@ impl SuperviseOptions {
         Self {
             home,
             name: None,
+            of: None,
             image: image.into(),
             memory_mib: None,
             cpus: None,
@@ -407,11 +413,17 @@ pub(super) fn run<G: Guest>(
     let supervisor = Process::own().map_err(system("finding out this process's start time"))?;
     let mut state = registry::claim(
         &options.home,
-        options.name.as_deref(),
-        &options.image,
+        registry::Wanted {
+            name: options.name.as_deref(),
+            of: options.of.as_deref(),
+            image: &options.image,
+        },
         |name, cid, dir| State {
             name,
+            of: options.of.clone(),
             status: Status::Starting,
+            admitted_ms: None,
+            draining: false,
             cid,
             backend: options.backend.to_string(),
             isolation: isolation_word(options.isolation).into(),
@@ -508,7 +520,8 @@ async fn live<G: Guest>(
     let (up, mut beats) = watch::channel(false);
     let window = listener(window_socket)?;
     let heartbeat = listener(heartbeat_socket)?;
-    let window = Window::new(config).serve(window);
+    let windows = Windows::new(Window::new(config), &state.dir);
+    let window = windows.window().serve(window);
     let heartbeat = window::heartbeat::serve(heartbeat, up);
 
     let life = async {
@@ -521,33 +534,54 @@ async fn live<G: Guest>(
         match begun {
             Ok(Ok(())) => {
                 state.status = Status::Serving;
-                let written = state.write().map_err(system("writing the enclave's state"));
-                if written.is_ok() && audience.serving(state) {
-                    let mut measuring = pin!(async {
-                        sleep(QUIET).await;
-                        tokio::task::spawn_blocking(measure).await.ok().flatten()
-                    });
-                    let mut measured = false;
-                    loop {
-                        tokio::select! {
-                            how = end() => return Ok(how),
-                            name = interrupts.next() => {
-                                kill();
-                                return Ok(stopped(timeout(END_LIMIT, end()).await.ok().as_ref(), name));
-                            }
-                            found = &mut measuring, if !measured => {
-                                measured = true;
-                                state.measurements = found;
-                                if let Err(error) = state.write() {
-                                    tracing::warn!(%error, "the measurements are not in the state file");
+                let (asking, mut asked) = mpsc::channel(4);
+                let written = control::bind(&state.dir)
+                    .and_then(UnixListener::from_std)
+                    .and_then(|socket| state.write().map(|()| socket))
+                    .map_err(system("opening the control socket"));
+                match written {
+                    Ok(socket) if audience.serving(state) => {
+                        let mut steering = pin!(control::serve(socket, asking));
+                        let mut measuring = pin!(async {
+                            sleep(QUIET).await;
+                            tokio::task::spawn_blocking(measure).await.ok().flatten()
+                        });
+                        let mut measured = false;
+                        let mut draining = pin!(None);
+                        let why = loop {
+                            tokio::select! {
+                                how = end() => return Ok(how),
+                                name = interrupts.next() => break format!("stopped by {name}"),
+                                found = &mut measuring, if !measured => {
+                                    measured = true;
+                                    state.measurements = found;
+                                    if let Err(error) = state.write() {
+                                        tracing::warn!(%error, "the measurements are not in the state file");
+                                    }
                                 }
+                                Some(asked) = asked.recv() => {
+                                    let next = windows.answer(state, asked);
+                                    match next {
+                                        Next::Serve => {}
+                                        Next::Drain(limit) => draining.set(Some(windows.drained(control_port, limit))),
+                                        Next::End => break "stopped".to_owned(),
+                                    }
+                                }
+                                outcome = async { draining.as_mut().as_pin_mut().expect("looked at before").await }, if draining.is_some() => {
+                                    break outcome.to_owned();
+                                }
+                                () = &mut steering => unreachable!("the control socket is served for ever"),
                             }
-                        }
+                        };
+                        kill();
+                        return Ok(stopped(timeout(END_LIMIT, end()).await.ok().as_ref(), &why));
+                    }
+                    written => {
+                        kill();
+                        let _ = timeout(END_LIMIT, end()).await;
+                        written.and(Err(SuperviseError::Abandoned))
                     }
                 }
-                kill();
-                let _ = timeout(END_LIMIT, end()).await;
-                written.and(Err(SuperviseError::Abandoned))
             }
             Ok(Err(missing)) => {
                 kill();
@@ -560,7 +594,8 @@ async fn live<G: Guest>(
             }
             Err(name) => {
                 kill();
-                Ok(stopped(timeout(END_LIMIT, end()).await.ok().as_ref(), name))
+                let why = format!("stopped by {name}");
+                Ok(stopped(timeout(END_LIMIT, end()).await.ok().as_ref(), &why))
             }
         }
     };
@@ -573,12 +608,12 @@ async fn live<G: Guest>(
 }
 
 /// How it ended after it was told to.
-fn stopped(how: Option<&GuestEnd>, signal: &str) -> GuestEnd {
+fn stopped(how: Option<&GuestEnd>, why: &str) -> GuestEnd {
     GuestEnd {
         code: None,
         reason: match how {
-            Some(_) => format!("stopped by {signal}"),
-            None => format!("stopped by {signal}, and did not end in time"),
+            Some(_) => why.to_owned(),
+            None => format!("{why}, and did not end in time"),
         },
     }
 }

@@ -10,6 +10,7 @@
 mod allowlist;
 mod credentials;
 pub mod heartbeat;
+mod ingress;
 mod recorder;
 mod relay;
 mod secrets;
@@ -19,7 +20,7 @@ use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 
 pub use allowlist::{Allowlist, Host, Target, TargetError, forbidden};
 pub use credentials::{Credentials, CredentialsError, CredentialsSource};
+pub(crate) use ingress::Door;
 pub use recorder::{Carried, Recorder};
 pub use secrets::{LARGEST_SECRET, MOST_SECRETS, SealedSecrets, SecretError, SecretSource};
 
@@ -101,6 +103,8 @@ pub struct WindowConfig {
 /// The window of one enclave.
 pub struct Window {
     config: WindowConfig,
+    allowlist: RwLock<Allowlist>,
+    secrets: RwLock<SealedSecrets>,
     resolve: Resolve,
     complaints: AtomicU32,
 }
@@ -119,12 +123,27 @@ impl Window {
         Self::with_resolver(config, relay::system_resolver())
     }
 
-    fn with_resolver(config: WindowConfig, resolve: Resolve) -> Arc<Self> {
+    fn with_resolver(mut config: WindowConfig, resolve: Resolve) -> Arc<Self> {
         Arc::new(Self {
+            allowlist: RwLock::new(std::mem::take(&mut config.allowlist)),
+            secrets: RwLock::new(std::mem::take(&mut config.secrets)),
             config,
             resolve,
             complaints: AtomicU32::new(0),
         })
+    }
+
+    /// From now on relays may lead there. Those that run go on.
+    pub fn allow(&self, allowlist: Allowlist) {
+        *self
+            .allowlist
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = allowlist;
+    }
+
+    /// From now on these secrets are handed in.
+    pub fn hand_in(&self, secrets: SealedSecrets) {
+        *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
     }
 
     /// Serves for ever. Dropping the future closes every connection.
@@ -219,7 +238,12 @@ impl Window {
         } else if path == "/credentials" {
             self.credentials()
         } else if let Some(name) = path.strip_prefix("/secrets/") {
-            match self.config.secrets.sealed(name) {
+            let sealed = self
+                .secrets
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .sealed(name);
+            match sealed {
                 Some(sealed) => success("application/octet-stream", sealed),
                 None => failure(
                     StatusCode::NOT_FOUND,
@@ -272,7 +296,12 @@ impl Window {
             )
         })?;
         let name = target.to_string();
-        if !self.config.allowlist.permits(&target) {
+        let is_permitted = self
+            .allowlist
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .permits(&target);
+        if !is_permitted {
             let message = format!(
                 "the parent's allowlist does not name {target}: start the enclave with it allowed, if it should be"
             );
@@ -338,7 +367,7 @@ fn failure(status: StatusCode, kind: &str, message: &str, target: Option<&str>) 
 }
 
 /// Accepts, whatever happens. Where the host has run out of descriptors, waits for some to be freed.
-async fn accept(listener: &UnixListener) -> UnixStream {
+pub(crate) async fn accept(listener: &UnixListener) -> UnixStream {
     let mut told = false;
     loop {
         match listener.accept().await {

@@ -2,9 +2,11 @@
 
 use super::*;
 
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::sync::{Arc, Condvar, Mutex};
 
+use super::super::control::{Control, Ingress, Reply, Request};
 use super::super::guest::Facts;
 use super::super::state::MeasuredAs;
 use crate::window::heartbeat::BEAT;
@@ -171,8 +173,11 @@ fn an_enclave_serves_ends_by_itself_and_leaves_its_state_and_console() {
         assert!(matches!(
             registry::claim(
                 &home,
-                Some("cards"),
-                Path::new("x"),
+                registry::Wanted {
+                    name: Some("cards"),
+                    of: None,
+                    image: Path::new("x"),
+                },
                 |_, _, _| unreachable!()
             ),
             Err(RegistryError::Taken(_))
@@ -339,4 +344,153 @@ fn measurements_follow_once_the_enclave_has_been_left_in_peace() {
     )
     .unwrap();
     assert_eq!(Some(reader.join().unwrap()), ended.state.measurements);
+}
+
+/// Waits for an enclave that serves and steers it, until its control socket ends.
+fn steered<T: Send + 'static>(
+    home: &Home,
+    steer: impl FnOnce(&State, &mut Control) -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    let home = home.clone();
+    std::thread::spawn(move || {
+        let state = loop {
+            match registry::list(&home).unwrap().pop() {
+                Some(state) if state.status == Status::Serving => break state,
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let mut control = Control::connect(&state.dir).unwrap();
+        steer(&state, &mut control)
+    })
+}
+
+fn status(control: &mut Control) -> (State, u64, Vec<String>) {
+    let Reply::Status {
+        state,
+        flows,
+        accepting,
+    } = control.ask(&Request::Status, &[]).unwrap().0
+    else {
+        panic!("not a status");
+    };
+    (*state, flows, accepting)
+}
+
+fn door(control: &mut Control, name: &str) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ingress = vec![Ingress {
+        name: name.into(),
+        port: 5000,
+    }];
+    control
+        .order(&Request::Listen { ingress }, &[listener.as_fd()])
+        .unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[test]
+fn a_drain_takes_nothing_new_waits_for_the_last_flow_and_ends_the_enclave() {
+    let (_dir, options) = options();
+    let steering = steered(&options.home, |state, control| {
+        control.order(&Request::Admit { at_ms: 7 }, &[]).unwrap();
+        let address = door(control, "web");
+        let (now, flows, accepting) = status(control);
+        assert_eq!((now.admitted_ms, flows), (Some(7), 0));
+        assert_eq!(accepting, ["web"]);
+        assert_eq!(State::read(&state.dir).unwrap(), now);
+
+        let mut flow = std::net::TcpStream::connect(address).unwrap();
+        while status(control).1 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Copies of the sockets go to whoever takes over, and both take connections meanwhile.
+        let (reply, sockets) = control.ask(&Request::Listeners, &[]).unwrap();
+        let Reply::Listeners { ingress } = reply else {
+            panic!("not listeners");
+        };
+        assert_eq!((ingress[0].name.as_str(), ingress[0].port), ("web", 5000));
+        let copy = std::net::TcpListener::from(sockets.into_iter().next().unwrap());
+        assert_eq!(copy.local_addr().unwrap(), address);
+        drop(copy);
+
+        control
+            .order(&Request::Drain { limit_ms: 600_000 }, &[])
+            .unwrap();
+        let (now, flows, accepting) = status(control);
+        assert!(now.draining && State::read(&state.dir).unwrap().draining);
+        assert_eq!((flows, accepting.len()), (1, 0));
+        assert!(std::net::TcpStream::connect(address).is_err());
+        // What runs goes on.
+        flow.write_all(b"GET /health HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        flow.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("serving"), "{answer}");
+    });
+    let plan = Plan::healthy();
+    let ended = run(
+        &options,
+        &mut Hearing(|_: &State| true),
+        plan.launch(),
+        |_| Ok(()),
+    )
+    .unwrap();
+    steering.join().unwrap();
+    assert_eq!(ended.reason, "drained");
+    assert_eq!(sockets_in(&ended.state.dir), 0);
+}
+
+#[test]
+fn a_flow_that_outlasts_a_drains_limit_is_cut_and_that_is_said() {
+    let (_dir, options) = options();
+    let steering = steered(&options.home, |_, control| {
+        let address = door(control, "web");
+        let flow = std::net::TcpStream::connect(address).unwrap();
+        while status(control).1 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        control.order(&Request::Drain { limit_ms: 1 }, &[]).unwrap();
+        flow
+    });
+    let ended = run(
+        &options,
+        &mut Hearing(|_: &State| true),
+        Plan::healthy().launch(),
+        |_| Ok(()),
+    )
+    .unwrap();
+    let mut flow = steering.join().unwrap();
+    assert!(ended.reason.contains("was cut"), "{}", ended.reason);
+    assert_eq!(flow.read(&mut [0]).unwrap_or(0), 0);
+}
+
+#[test]
+fn what_is_wrong_in_a_request_changes_nothing_and_is_named() {
+    let (_dir, options) = options();
+    let steering = steered(&options.home, |_, control| {
+        let pipe = std::io::pipe().unwrap().0;
+        let ingress = vec![Ingress {
+            name: "web".into(),
+            port: 5000,
+        }];
+        let mut refused = |request: &Request, sockets: &[std::os::fd::BorrowedFd<'_>]| {
+            control.order(request, sockets).unwrap_err().to_string()
+        };
+        let listen = Request::Listen { ingress };
+        assert!(refused(&listen, &[]).contains("0 listening sockets"));
+        assert!(refused(&listen, &[pipe.as_fd()]).contains("web"));
+        let sealed = [("Not A Name".to_owned(), String::new())].into();
+        assert!(refused(&Request::Secrets { sealed }, &[]).contains("Not A Name"));
+        let (_, flows, accepting) = status(control);
+        assert_eq!((flows, accepting.len()), (0, 0));
+        control.order(&Request::End, &[]).unwrap();
+    });
+    let ended = run(
+        &options,
+        &mut Hearing(|_: &State| true),
+        Plan::healthy().launch(),
+        |_| Ok(()),
+    )
+    .unwrap();
+    steering.join().unwrap();
+    assert_eq!(ended.reason, "stopped");
 }
