@@ -469,11 +469,11 @@ pub fn build(
             }
         })?;
     }
-    let written = image.finish().map_err(failed)?;
-
     progress(Progress::Measuring);
-    let (image, crc32) = Unmeasured::of_file(&options.output, written.file())
-        .and_then(Unmeasured::measure_unsummed)
+    let written = image.finish().map_err(failed)?;
+    let (file, sums, written) = written.into_parts();
+    let (image, crc32) = Unmeasured::of_file(&options.output, file)
+        .and_then(|image| image.measured_by(sums))
         .map_err(BuildError::ReadBack)?;
     let built = Built {
         path: options.output.clone(),
@@ -508,7 +508,7 @@ fn split_name(name: Option<&str>) -> (String, String) {
 /// layers have it.
 fn plain_ramdisk(
     contents: &Contents,
-    section: &mut SectionWriter,
+    section: &mut SectionWriter<'_>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), FolderError> {
     let places = contents.write(&mut *section, &mut |path, bytes| {
@@ -528,7 +528,7 @@ fn plain_ramdisk(
 /// made further behind in the image's own file, and compressed from there to the front.
 fn gzip_ramdisk(
     contents: &Contents,
-    section: &mut SectionWriter,
+    section: &mut SectionWriter<'_>,
     threads: NonZeroUsize,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), FolderError> {

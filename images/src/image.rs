@@ -17,7 +17,7 @@ use crate::eif::{
     self, Architecture, FormatError, HEADER_BYTES, Header, SECTION_HEADER_BYTES, Section,
     SectionKind,
 };
-use crate::measure::{self, Measurements, Pass};
+use crate::measure::{self, Measurements, Pass, Sums};
 use crate::ramdisk::Ramdisk;
 use crate::signature::{self, Signature, SignatureError};
 use crate::storage::Storage;
@@ -268,12 +268,18 @@ impl Unmeasured {
         self.measured(&pass)
     }
 
-    /// The same for an image that was just written and has no checksum yet, which is the result as well.
-    pub(crate) fn measure_unsummed(mut self) -> Result<(Image, u32), ImageError> {
-        let pass = self.pass()?;
-        let crc32 = pass.crc32;
-        self.header.crc32 = crc32;
-        Ok((self.measured(&pass)?, crc32))
+    /// The same for an image that has no checksum yet and was measured while it was written. The checksum is the result as
+    /// well.
+    pub(crate) fn measured_by(mut self, sums: Sums) -> Result<(Image, u32), ImageError> {
+        assert!(sums.are_of(&self.sections), "what was measured is written");
+        let pass = sums
+            .with_header(&self.storage)
+            .map_err(|source| ImageError::Read {
+                path: self.path.clone(),
+                source,
+            })?;
+        self.header.crc32 = pass.crc32;
+        Ok((self.measured(&pass)?, pass.crc32))
     }
 
     fn pass(&self) -> Result<Pass, ImageError> {

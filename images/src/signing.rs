@@ -241,8 +241,9 @@ fn write(
         .section(SectionKind::Signature, |sink| sink.write_all(&section))
         .map_err(failed)?;
     let written = writer.finish().map_err(failed)?;
-    let (signed, crc32) = Unmeasured::of_file(output, written.file())
-        .and_then(Unmeasured::measure_unsummed)
+    let (file, sums, written) = written.into_parts();
+    let (signed, crc32) = Unmeasured::of_file(output, file)
+        .and_then(|image| image.measured_by(sums))
         .map_err(SigningError::ReadBack)?;
     let measurements = *signed.measurements();
     if measurements.pcr0 != image.measurements().pcr0 {

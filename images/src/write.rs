@@ -20,6 +20,7 @@ use crate::eif::{
     Architecture, CRC_OFFSET, HEADER_BYTES, Header, SECTION_HEADER_BYTES, SectionKind, TableEntry,
     section_header,
 };
+use crate::measure::{Follower, Known, Sums};
 use crate::storage::{RangeReader, Storage};
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -30,6 +31,7 @@ pub(crate) struct ImageWriter {
     name: Name,
     header: Header,
     end: u64,
+    follower: Follower,
 }
 
 /// What a file is called before it gets its destination's name.
@@ -60,8 +62,10 @@ impl ImageWriter {
             let (file, path) = temporary().tempfile_in(folder)?.into_parts();
             (file, Name::Temporary(path))
         };
+        let file = Arc::new(file);
         Ok(ImageWriter {
-            file: Arc::new(file),
+            follower: Follower::new(&file)?,
+            file,
             name,
             header: Header {
                 architecture,
@@ -78,10 +82,12 @@ impl ImageWriter {
     pub(crate) fn section<E: From<io::Error>>(
         &mut self,
         kind: SectionKind,
-        fill: impl FnOnce(&mut SectionWriter) -> Result<(), E>,
+        fill: impl FnOnce(&mut SectionWriter<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let start = self.end + SECTION_HEADER_BYTES as u64;
-        let mut data = SectionWriter::new(&self.file, start);
+        self.follower.hear(Known::Begins(kind, start));
+        let follower = Some(&self.follower);
+        let mut data = SectionWriter::new(&self.file, start, follower);
         fill(&mut data)?;
         let end = data.finish()?;
         // Whatever the section used as room to work in goes; what it left open at its end comes.
@@ -96,15 +102,17 @@ impl ImageWriter {
             size: bytes,
         });
         self.end = end;
+        self.follower.hear(Known::Ends(end));
         Ok(())
     }
 
-    /// Writes the header, but for the checksum.
+    /// Writes the header, but for the checksum, and waits until all is measured.
     pub(crate) fn finish(self) -> io::Result<Written> {
         self.file.write_all_at(&self.header.to_bytes(), 0)?;
         // Temporary files are private; images are not secret, and others may have to start them.
         self.file.set_permissions(Permissions::from_mode(0o644))?;
         Ok(Written {
+            sums: self.follower.finish()?,
             file: self.file,
             name: self.name,
         })
@@ -138,13 +146,25 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
 pub(crate) struct Written {
     file: Arc<File>,
     name: Name,
+    sums: Sums,
 }
 
 impl Written {
-    pub(crate) fn file(&self) -> Arc<File> {
-        Arc::clone(&self.file)
+    /// The file without a name yet, and what was measured while it was written.
+    pub(crate) fn into_parts(self) -> (Arc<File>, Sums, Unnamed) {
+        let file = Arc::clone(&self.file);
+        let (name, own) = (self.name, self.file);
+        (file, self.sums, Unnamed { file: own, name })
     }
+}
 
+/// An image's file that lacks its checksum and its name.
+pub(crate) struct Unnamed {
+    file: Arc<File>,
+    name: Name,
+}
+
+impl Unnamed {
     /// Adds the checksum and gives the image its name.
     pub(crate) fn persist(self, crc32: u32, destination: &Path) -> io::Result<()> {
         self.file
@@ -166,33 +186,40 @@ impl Written {
 }
 
 /// A section's data: written one piece behind the other, but for room that is left and filled in later.
-pub(crate) struct SectionWriter {
+pub(crate) struct SectionWriter<'i> {
     file: Arc<File>,
     start: u64,
-    buffer: BufWriter<At>,
+    buffer: BufWriter<At<'i>>,
+    /// From where on there may be room to fill in.
+    left: Option<u64>,
 }
 
-impl SectionWriter {
-    fn new(file: &Arc<File>, start: u64) -> SectionWriter {
+impl<'i> SectionWriter<'i> {
+    fn new(file: &Arc<File>, start: u64, follower: Option<&'i Follower>) -> SectionWriter<'i> {
         let at = At {
             file: Arc::clone(file),
             at: start,
+            follower,
         };
         SectionWriter {
             file: Arc::clone(file),
             start,
             buffer: BufWriter::with_capacity(BUFFER_BYTES, at),
+            left: None,
         }
     }
 
     /// Fills in what was left at an offset of the data.
     pub(crate) fn fill_in(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.start + offset)
+        let at = self.start + offset;
+        // What stands before it may be measured already.
+        assert!(self.left.is_some_and(|left| left <= at), "room was left");
+        self.file.write_all_at(bytes, at)
     }
 
     /// Room to work in, so many bytes behind the beginning of this section. It is gone when the section is finished.
-    pub(crate) fn room_behind(&self, bytes: u64) -> SectionWriter {
-        SectionWriter::new(&self.file, self.start + bytes)
+    pub(crate) fn room_behind(&self, bytes: u64) -> SectionWriter<'static> {
+        SectionWriter::new(&self.file, self.start + bytes, None)
     }
 
     /// All that was written, to be read.
@@ -209,7 +236,7 @@ impl SectionWriter {
     }
 }
 
-impl Write for SectionWriter {
+impl Write for SectionWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.buffer.write(bytes)
     }
@@ -219,29 +246,38 @@ impl Write for SectionWriter {
     }
 }
 
-impl Leave for SectionWriter {
+impl Leave for SectionWriter<'_> {
     fn leave(&mut self, count: u64) -> io::Result<()> {
         self.buffer.flush()?;
-        self.buffer.get_mut().at += count;
+        let at = self.buffer.get_mut();
+        self.left.get_or_insert(at.at);
+        at.at += count;
+        // What is written behind room that was left is measured when the section has ended.
+        at.follower = None;
         Ok(())
     }
 }
 
-impl Leave for &mut SectionWriter {
+impl Leave for &mut SectionWriter<'_> {
     fn leave(&mut self, count: u64) -> io::Result<()> {
         (**self).leave(count)
     }
 }
 
-struct At {
+struct At<'i> {
     file: Arc<File>,
     at: u64,
+    /// Who may read what is written at once, since it will stay as it is.
+    follower: Option<&'i Follower>,
 }
 
-impl Write for At {
+impl Write for At<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write_at(bytes, self.at)?;
         self.at += written as u64;
+        if let Some(follower) = self.follower {
+            follower.hear(Known::Until(self.at));
+        }
         Ok(written)
     }
 
