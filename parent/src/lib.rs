@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anchorhold_images::{Image, ImageError, Unmeasured};
+use anchorhold_manifest::egress::Allowlist;
 use anchorhold_manifest::{Manifest, ManifestError, Resources};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 use serde::{Deserialize, Serialize};
@@ -225,7 +226,7 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Enclave {
     backed: Backed,
-    has_manifest: bool,
+    reach: Option<Allowlist>,
 }
 
 enum Backed {
@@ -248,7 +249,12 @@ impl Enclave {
     /// Whether its image has a manifest, and so anchorhold's runtime, which serves calls. An image of another tool's says no more
     /// than that it lives.
     pub fn has_manifest(&self) -> bool {
-        self.has_manifest
+        self.reach.is_some()
+    }
+
+    /// What its measured manifest lets it be led to; none where its image has no manifest.
+    pub fn reach(&self) -> Option<&Allowlist> {
+        self.reach.as_ref()
     }
 
     /// Where it runs.
@@ -351,28 +357,23 @@ pub const DEFAULT_CPUS: u32 = 1;
 /// Starts an image, attested by a simulated NSM under `root`, or by the Nitro card on the nitro backend. Returns when its `/init`
 /// runs (on the sandbox backend), its kernel (on the qemu backend), or the hypervisor has started it.
 pub fn launch(launch: Launch, root: &DevelopmentRoot) -> Result<Enclave, LaunchError> {
-    let (backed, has_manifest) = match launch.backend {
+    let (backed, reach) = match launch.backend {
         Backend::Nitro => return launch_nitro(launch),
         Backend::Sandbox => launch_sandbox(launch, root)
-            .map(|(enclave, has_manifest)| (Backed::Sandbox(enclave), has_manifest))?,
-        Backend::Qemu => launch_qemu(launch, root)
-            .map(|(enclave, has_manifest)| (Backed::Qemu(enclave), has_manifest))?,
+            .map(|(enclave, reach)| (Backed::Sandbox(enclave), reach))?,
+        Backend::Qemu => {
+            launch_qemu(launch, root).map(|(enclave, reach)| (Backed::Qemu(enclave), reach))?
+        }
     };
-    Ok(Enclave {
-        backed,
-        has_manifest,
-    })
+    Ok(Enclave { backed, reach })
 }
 
 /// Starts an image on the nitro backend.
 pub fn launch_nitro(launch: Launch) -> Result<Enclave, LaunchError> {
     let image = Image::open(&launch.image).map_err(Box::new)?;
-    let resources = image
-        .manifest()
-        .map_err(Box::new)?
-        .map(|manifest| manifest.resources);
-    let has_manifest = resources.is_some();
-    let (memory_mib, cpus) = launch.resources(resources.as_ref());
+    let manifest = image.manifest().map_err(Box::new)?;
+    let reach = manifest.as_ref().map(Manifest::reach);
+    let (memory_mib, cpus) = launch.resources(manifest.as_ref().map(|of| &of.resources));
     let start = nitro::Start {
         cid: launch.cid,
         memory_mib,
@@ -385,7 +386,7 @@ pub fn launch_nitro(launch: Launch) -> Result<Enclave, LaunchError> {
     let enclave = nitro::start(&start).map_err(Box::new)?;
     Ok(Enclave {
         backed: Backed::Nitro(enclave),
-        has_manifest,
+        reach,
     })
 }
 
@@ -393,7 +394,7 @@ pub fn launch_nitro(launch: Launch) -> Result<Enclave, LaunchError> {
 fn launch_qemu(
     launch: Launch,
     root: &DevelopmentRoot,
-) -> Result<(qemu::Enclave, bool), LaunchError> {
+) -> Result<(qemu::Enclave, Option<Allowlist>), LaunchError> {
     let program = match &launch.qemu {
         Some(path) => qemu::Program::at(path),
         None => qemu::Program::find(),
@@ -405,12 +406,9 @@ fn launch_qemu(
         None => module_id().map_err(LaunchError::Randomness)?,
     };
     let nsm = nsm_of(&image, root, launch.debug, module_id)?;
-    let resources = image
-        .manifest()
-        .map_err(Box::new)?
-        .map(|manifest| manifest.resources);
-    let has_manifest = resources.is_some();
-    let (memory_mib, cpus) = launch.resources(resources.as_ref());
+    let manifest = image.manifest().map_err(Box::new)?;
+    let reach = manifest.as_ref().map(Manifest::reach);
+    let (memory_mib, cpus) = launch.resources(manifest.as_ref().map(|of| &of.resources));
     let start = qemu::Start {
         cid: launch.cid,
         memory_mib,
@@ -421,14 +419,14 @@ fn launch_qemu(
         program,
         no_kvm: launch.no_kvm,
     };
-    Ok((qemu::start(start).map_err(Box::new)?, has_manifest))
+    Ok((qemu::start(start).map_err(Box::new)?, reach))
 }
 
 /// The image is measured while its files are unpacked; nothing of it runs before its checksum and its measurements are known.
 fn launch_sandbox(
     launch: Launch,
     root: &DevelopmentRoot,
-) -> Result<(sandbox::Enclave, bool), LaunchError> {
+) -> Result<(sandbox::Enclave, Option<Allowlist>), LaunchError> {
     let unmeasured = Unmeasured::open(&launch.image).map_err(Box::new)?;
     let ramdisks = unmeasured.ramdisks();
     let module_id = match launch.module_id.clone() {
@@ -453,8 +451,7 @@ fn launch_sandbox(
                 })
             })
             .transpose()?;
-        let resources = manifest.map(|manifest| manifest.resources);
-        let has_manifest = resources.is_some();
+        let reach = manifest.as_ref().map(Manifest::reach);
         let (entries, program) =
             sandbox::program(entries).map_err(|error| LaunchError::Unpack {
                 image: launch.image.clone(),
@@ -470,7 +467,7 @@ fn launch_sandbox(
             // Nobody waits for it where the start has failed already.
             let _ = sender.send(made);
         });
-        let (memory_mib, cpus) = launch.resources(resources.as_ref());
+        let (memory_mib, cpus) = launch.resources(manifest.as_ref().map(|of| &of.resources));
         let enclave = sandbox::start(sandbox::Start {
             cid: launch.cid,
             memory_mib,
@@ -481,7 +478,7 @@ fn launch_sandbox(
             program,
             nsm: Box::new(move || nsm.recv().map_err(|error| StartError::Nsm(error.into()))?),
         })?;
-        Ok((enclave, has_manifest))
+        Ok((enclave, reach))
     })
 }
 

@@ -11,6 +11,7 @@ use anchorhold_images::Image;
 use anchorhold_manifest::{KEY_SERVICE_CA_PATH, KeyService, Manifest};
 use anchorhold_parent::Backend;
 use anchorhold_parent::doctor::{self, Finding, Verdict, Wanted};
+use anchorhold_parent::window::{Credentials, CredentialsSource, Described};
 use anyhow::Context as _;
 use clap::Args;
 use rustls::pki_types::pem::PemObject as _;
@@ -34,6 +35,9 @@ pub(crate) struct Arguments {
     /// The backend that has to work
     #[arg(long, value_enum, default_value_t = BackendArgument::Auto)]
     backend: BackendArgument,
+    /// Where the AWS credentials are to come from, as in `run`
+    #[arg(long, value_name = "SOURCE", default_value = "environment")]
+    credentials: CredentialsSource,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -63,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let (Some(service), Some((image, _))) = (service, &image) {
         let ca = file_in(&image.ramdisks(), KEY_SERVICE_CA_PATH)?;
         findings.push(key_service(service, ca.as_deref()));
-        findings.push(credentials());
+        findings.push(credentials(&arguments.credentials));
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -182,9 +186,44 @@ fn reach(service: &KeyService, ca: Option<&str>) -> anyhow::Result<String> {
     Ok("answers with a certificate under the CA that the image pins".to_owned())
 }
 
+/// Asks the source as a window would.
+fn described(source: &CredentialsSource) -> anyhow::Result<Option<Described>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let credentials = Credentials::open(source)?;
+    Ok(runtime.block_on(credentials.describe())?)
+}
+
 /// The credentials that `run` would hand in.
-fn credentials() -> Finding {
+fn credentials(source: &CredentialsSource) -> Finding {
     let finding = |verdict, said: String| Finding::of_host("credentials", verdict, said);
+    if *source != CredentialsSource::Environment {
+        return match described(source) {
+            Ok(None) => finding(
+                Verdict::Bad,
+                "there are none, and the enclave signs its requests with them".to_owned(),
+            ),
+            Ok(Some(Described {
+                from,
+                expires: None,
+            })) => finding(Verdict::Good, format!("come from {from}")),
+            Ok(Some(Described {
+                from,
+                expires: Some(at),
+            })) if at <= jiff::Timestamp::now() => {
+                finding(Verdict::Bad, format!("of {from} expired at {at}"))
+            }
+            Ok(Some(Described {
+                from,
+                expires: Some(at),
+            })) => finding(
+                Verdict::Good,
+                format!("come from {from}, expire at {at}, and are fetched anew before"),
+            ),
+            Err(error) => finding(Verdict::Bad, format!("{error:#}")),
+        };
+    }
     let set = |name| std::env::var(name).is_ok_and(|value| !value.is_empty());
     if !set("AWS_ACCESS_KEY_ID") || !set("AWS_SECRET_ACCESS_KEY") {
         return finding(

@@ -9,7 +9,7 @@ use anchorhold_manifest::{MANIFEST_PATH, Manifest};
 use anchorhold_parent::lifecycle::{
     Home, RunError, State, SuperviseOptions, SupervisorProgram, spawn, supervise,
 };
-use anchorhold_parent::window::{Allowlist, CredentialsSource, SecretSource, Target};
+use anchorhold_parent::window::{Allowlist, CredentialsSource, Pattern, SecretSource, Target};
 use anchorhold_parent::{Backend, Isolation};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -22,8 +22,8 @@ use crate::key_service::pair;
     anchorhold run cards.eif --name cards --secret tokenization-key=key.sealed\n  \
     anchorhold run cards.eif --attach\n\n\
     The enclave may reach the key service that its measured manifest names, through this host, and nothing \
-    else but what --allow names. It is handed the AWS credentials of this environment, to sign its requests \
-    with; what they may do is the key policy's.\n\n\
+    else but what both --allow and the manifest name. It is handed the AWS credentials of this environment, or of \
+    --credentials, to sign its requests with; what they may do is the key policy's.\n\n\
     The sandbox and qemu backends protect against a careless or compromised job, not against whoever controls \
     this host. Only Nitro hardware does that.")]
 pub(crate) struct Arguments {
@@ -50,12 +50,17 @@ pub(crate) struct Arguments {
     /// Hand in a secret, sealed by `anchorhold seal --secret NAME`; may be given several times
     #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
     secret: Vec<(String, String)>,
-    /// Let the enclave reach this host and port as well; may be given several times
+    /// Let the enclave reach this as well, where its manifest names it too: host:port, *.example.com:443 or
+    /// 10.0.0.0/8:443; may be given several times
     #[arg(long, value_name = "HOST:PORT")]
-    allow: Vec<Target>,
+    allow: Vec<Pattern>,
     /// Let the enclave reach nothing, not even the key service that its manifest names
     #[arg(long, conflicts_with = "allow")]
     allow_nothing: bool,
+    /// Where the AWS credentials come from that the enclave is handed: environment, profile, profile:NAME, file:PATH (JSON),
+    /// container, imds, auto (the first of these, as AWS's SDKs look for them) or nothing
+    #[arg(long, value_name = "SOURCE", default_value = "environment")]
+    credentials: CredentialsSource,
     /// `reduced` is for containers that forbid user namespaces: as root, with less around the enclave
     #[arg(long, value_enum, default_value_t = IsolationArgument::Namespaces)]
     isolation: IsolationArgument,
@@ -151,8 +156,15 @@ fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<St
         .with_context(|| format!("cannot run {}", arguments.image.display()))?;
 
     let mut allowlist = Allowlist::nothing();
-    for target in &arguments.allow {
-        allowlist.allow(target.clone());
+    let reach = manifest.as_ref().map(Manifest::reach);
+    for pattern in &arguments.allow {
+        if let (Some(reach), Pattern::Exact(target)) = (&reach, pattern) {
+            anyhow::ensure!(
+                reach.permits(target),
+                "--allow {target}: the image's measured manifest does not permit it; name it in [egress] and build the image again"
+            );
+        }
+        allowlist.allow(pattern.clone());
     }
     let key_service = manifest
         .as_ref()
@@ -203,7 +215,7 @@ fn options(arguments: &Arguments) -> anyhow::Result<(SuperviseOptions, Option<St
         IsolationArgument::Reduced => Isolation::Reduced,
     };
     options.allowlist = allowlist;
-    options.credentials = CredentialsSource::Environment;
+    options.credentials.clone_from(&arguments.credentials);
     options.secrets = secrets;
     options.record.clone_from(&arguments.record);
     Ok((options, why))

@@ -3,6 +3,8 @@
 
 use std::net::Ipv6Addr;
 
+use crate::egress::Pattern;
+
 /// Why a value is refused, in the words of an error message.
 pub(crate) struct Reason {
     pub(crate) problem: &'static str,
@@ -185,15 +187,12 @@ pub(crate) fn endpoint_authority(value: &str) -> Checked {
     Ok(format!("{}:{port}", host.to_ascii_lowercase()))
 }
 
-/// `host:port`, in lower case.
-pub(crate) fn target(value: &str) -> Checked {
-    const REMEDY: &str = "write host:port, such as \"example.com:443\"; patterns are not supported";
-    let Some((host, Some(port))) = split_target(value) else {
-        return refuse("is no target of the form host:port", REMEDY);
-    };
-    match port_number(port) {
-        Some(port) => Ok(format!("{}:{port}", host.to_ascii_lowercase())),
-        None => refuse("has a port that is no number from 1 to 65535", REMEDY),
+/// What may be dialled, in its one spelling.
+pub(crate) fn pattern(value: &str) -> Checked {
+    const REMEDY: &str = "write \"host:port\", \"*.example.com:443\" (one label in the star's place) or \"10.0.0.0/8:443\"";
+    match value.parse::<Pattern>() {
+        Ok(pattern) => Ok(pattern.to_string()),
+        Err(_) => refuse("permits no target", REMEDY),
     }
 }
 

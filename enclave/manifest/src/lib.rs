@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod egress;
 mod error;
 mod table;
 
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use egress::Allowlist;
 pub use error::{ManifestError, Position};
 use table::{Document, Table};
 
@@ -165,7 +167,7 @@ pub struct Secret {
 /// `[egress]`: targets besides the key service.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Egress {
-    /// `host:port`, in lower case.
+    /// [Patterns](egress::Pattern) in their normal form: `host:port`, `*.example.com:443`, `10.0.0.0/8:443`.
     pub allow: Vec<String>,
 }
 
@@ -196,6 +198,17 @@ pub enum JobStderr {
 }
 
 impl Manifest {
+    /// All that the enclave may be led to: its key service, and what `[egress]` names.
+    pub fn reach(&self) -> Allowlist {
+        let service = self.key_service.as_ref().map(KeyService::authority);
+        // An endpoint that no target can be, such as a number for a name, leads nowhere.
+        service
+            .into_iter()
+            .chain(self.egress.allow.iter().map(String::as_str))
+            .filter_map(|entry| entry.parse().ok())
+            .collect()
+    }
+
     /// Reads and checks the text of a manifest.
     ///
     /// # Errors
@@ -461,7 +474,7 @@ fn read_egress(table: &Table<'_>) -> Result<Egress, ManifestError> {
     let entries = table.strings("allow")?.unwrap_or_default();
     let allow = entries
         .into_iter()
-        .map(|entry| entry.checked(check::target))
+        .map(|entry| entry.checked(check::pattern))
         .collect::<Result<_, _>>()?;
     Ok(Egress { allow })
 }

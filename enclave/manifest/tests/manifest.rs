@@ -263,12 +263,15 @@ fn endpoints_must_be_https_without_path_user_or_query() {
 }
 
 #[test]
-fn egress_targets_need_a_host_and_a_port_and_take_no_patterns() {
+fn egress_entries_need_a_host_and_a_port_and_have_one_reading() {
     for target in [
         "example.com",
         "example.com:",
         ":443",
-        "*.example.com:443",
+        "*.com:443",
+        "*:443",
+        "10.0.0.1/8:443",
+        "2130706433:80",
         "https://a:1",
         "a:b",
         "a:1:2",
@@ -279,6 +282,40 @@ fn egress_targets_need_a_host_and_a_port_and_take_no_patterns() {
         ));
         assert_eq!(error.key(), Some("egress.allow[1]"), "{target}: {error}");
     }
+}
+
+#[test]
+fn an_enclave_may_be_led_to_its_key_service_and_to_what_its_egress_names() {
+    let text = format!(
+        "{}[egress]\nallow = [\"*.Example.com:443\", \"10.0.0.0/8:5432\", \"a.example:1\"]\n",
+        with_endpoint("https://kms.example")
+    );
+    let manifest = Manifest::parse(&text).unwrap();
+    assert_eq!(
+        manifest.egress.allow,
+        ["*.example.com:443", "10.0.0.0/8:5432", "a.example:1"]
+    );
+    let reach = manifest.reach();
+    for (target, permitted) in [
+        ("kms.example:443", true),
+        ("b.example.com:443", true),
+        ("10.1.1.1:5432", true),
+        ("a.example:1", true),
+        ("a.example:2", false),
+        ("example.com:443", false),
+    ] {
+        assert_eq!(
+            reach.permits(&target.parse().unwrap()),
+            permitted,
+            "{target}"
+        );
+    }
+    assert!(
+        Manifest::parse(DEFAULT_MANIFEST)
+            .unwrap()
+            .reach()
+            .is_empty()
+    );
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl Guest for Launched {
         Facts {
             isolation: Some(report.isolation),
             has_control_port: self.enclave.has_manifest(),
+            reach: self.enclave.reach().cloned(),
             memory_mib: Some(report.limits.memory_mib),
             cpus: Some(report.limits.cpus),
             limits,

@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
 
 use super::frame::{receive, receive_async, send, send_async};
 use super::state::State;
-use crate::window::Allowlist;
+use crate::window::ingress::Rules;
+use crate::window::{Allowlist, Limits};
 
 /// The socket's name in an enclave's folder.
 pub const CONTROL_SOCKET: &str = "control.sock";
@@ -40,6 +41,9 @@ pub struct Ingress {
     pub name: String,
     /// The enclave's vsock port.
     pub port: u32,
+    /// What it lets in.
+    #[serde(default)]
+    pub rules: Rules,
 }
 
 /// What is asked of a supervisor.
@@ -78,6 +82,15 @@ pub enum Request {
     Egress {
         /// All that it may reach from now on.
         allow: Allowlist,
+    },
+    /// Change bounds, for new flows. Running flows go on as they were, but for their pace.
+    Limits {
+        /// Of the window that the enclave dials; as they are where absent.
+        #[serde(default)]
+        egress: Option<Limits>,
+        /// Of ingresses, by name; the others stay as they are.
+        #[serde(default)]
+        ingress: BTreeMap<String, Rules>,
     },
     /// Change the sealed secrets that the enclave is handed when it asks for them.
     Secrets {
@@ -126,9 +139,10 @@ pub enum Reply {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
-    /// Of each window (`egress`, `ingress`): numbers by name, such as `flows` or `bytes_in`.
+    /// Of each window (`egress`, and `ingress/` with the name of each ingress): numbers by name, `flows`,
+    /// `bytes_from_enclave`, `bytes_to_enclave`; and `flows_open`, which alone may fall.
     pub windows: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Refusals by window and reason.
+    /// Refusals and cut flows by window and reason.
     pub refusals: BTreeMap<String, BTreeMap<String, u64>>,
     /// Times by window and kind.
     pub seconds: BTreeMap<String, BTreeMap<String, Histogram>>,

@@ -4,6 +4,7 @@
 
 use super::state::MeasuredAs;
 use crate::Isolation;
+use crate::window::Allowlist;
 
 /// How an enclave ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(super) struct Facts {
     pub(super) isolation: Option<Isolation>,
     /// Whether it has a control port that says when it serves. Else its heartbeat is all that there is to wait for.
     pub(super) has_control_port: bool,
+    /// What its measured manifest lets it be led to; none where it has no manifest.
+    pub(super) reach: Option<Allowlist>,
     pub(super) memory_mib: Option<u32>,
     pub(super) cpus: Option<u32>,
     /// How each limit is enforced and what is missing, one sentence each.

@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -405,6 +406,7 @@ pub(super) fn run<G: Guest>(
         .transpose()?;
     let config = WindowConfig {
         allowlist: options.allowlist.clone(),
+        measured: None,
         credentials: Credentials::open(&options.credentials)?,
         secrets: SealedSecrets::load(&options.secrets)?,
         recorder,
@@ -484,7 +486,7 @@ async fn live<G: Guest>(
     interrupts: &mut Interrupts,
     mut guest: G,
     (window_socket, heartbeat_socket): (StdUnixListener, StdUnixListener),
-    config: WindowConfig,
+    mut config: WindowConfig,
 ) -> Result<GuestEnd, SuperviseError> {
     let facts = guest.facts();
     state.memory_mib = facts.memory_mib.or(state.memory_mib);
@@ -493,6 +495,7 @@ async fn live<G: Guest>(
         state.isolation = isolation_word(isolation).into();
     }
     state.limits = facts.limits;
+    config.measured = facts.reach;
     let folder = state.dir.clone();
     let control_port = facts.has_control_port.then_some(folder.as_path());
 
@@ -520,6 +523,10 @@ async fn live<G: Guest>(
     let (up, mut beats) = watch::channel(false);
     let window = listener(window_socket)?;
     let heartbeat = listener(heartbeat_socket)?;
+    // Each flow has two. What was started before this has the old bound.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
     let windows = Windows::new(Window::new(config), &state.dir);
     let window = windows.window().serve(window);
     let heartbeat = window::heartbeat::serve(heartbeat, up);

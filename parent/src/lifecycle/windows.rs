@@ -13,10 +13,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::control::{Asked, Counters, Ingress, Reply, Request};
+use super::control::{Asked, Counters, Histogram, Ingress, Reply, Request};
 use super::state::{State, Status};
 use crate::client::Client;
-use crate::window::{Door, SealedSecrets, SecretSource, Window};
+use crate::window::ingress::Rules;
+use crate::window::{Counts, Door, Limits, SealedSecrets, SecretSource, Window};
 
 /// Between two looks at what a draining enclave still has.
 const LOOK: Duration = Duration::from_millis(25);
@@ -37,8 +38,53 @@ pub(super) enum Next {
 /// The windows of one enclave.
 pub(super) struct Windows {
     window: Arc<Window>,
-    doors: Mutex<BTreeMap<String, (Ingress, Door)>>,
+    doors: Mutex<Doors>,
     dir: PathBuf,
+}
+
+/// All ways in.
+#[derive(Default)]
+struct Doors {
+    current: BTreeMap<String, (Ingress, Door)>,
+    /// Those whose place another has taken, while flows of theirs run.
+    replaced: Vec<(String, Door)>,
+    /// What those counted that are gone.
+    counted: BTreeMap<String, Counts>,
+}
+
+impl Doors {
+    /// All that are, with their names.
+    fn all(&self) -> impl Iterator<Item = (&String, &Door)> {
+        let current = self.current.iter().map(|(name, (_, door))| (name, door));
+        current.chain(self.replaced.iter().map(|(name, door)| (name, door)))
+    }
+
+    fn flows(&self) -> u64 {
+        self.all().map(|(_, door)| door.flows()).sum()
+    }
+
+    fn put(&mut self, ingress: Ingress, door: Door) {
+        let name = ingress.name.clone();
+        if let Some((_, mut before)) = self.current.insert(name.clone(), (ingress, door)) {
+            before.close();
+            self.replaced.push((name, before));
+        }
+        let (over, running): (Vec<_>, Vec<_>) = std::mem::take(&mut self.replaced)
+            .into_iter()
+            .partition(|(_, door)| door.flows() == 0);
+        self.replaced = running;
+        for (name, door) in over {
+            self.counted.entry(name).or_default().add(&door.counts());
+        }
+    }
+
+    fn counts(&self) -> BTreeMap<String, Counts> {
+        let mut counts = self.counted.clone();
+        for (name, door) in self.all() {
+            counts.entry(name.clone()).or_default().add(&door.counts());
+        }
+        counts
+    }
 }
 
 impl Windows {
@@ -55,7 +101,7 @@ impl Windows {
         self.window.clone()
     }
 
-    fn doors(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Ingress, Door)>> {
+    fn doors(&self) -> std::sync::MutexGuard<'_, Doors> {
         self.doors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,6 +112,7 @@ impl Windows {
             Request::Status => {
                 let doors = self.doors();
                 let accepting = doors
+                    .current
                     .iter()
                     .filter(|(_, (_, door))| door.is_open())
                     .map(|(name, _)| name.clone())
@@ -73,7 +120,7 @@ impl Windows {
                 Ok((
                     Reply::Status {
                         state: Box::new(state.clone()),
-                        flows: self.flows_of(&doors),
+                        flows: doors.flows(),
                         accepting,
                     },
                     Vec::new(),
@@ -99,6 +146,7 @@ impl Windows {
                 self.window.allow(allow);
                 done()
             }
+            Request::Limits { egress, ingress } => self.limit(egress, ingress),
             Request::Secrets { sealed } => self.hand_in(sealed),
             Request::Counters => Ok((
                 Reply::Counters {
@@ -127,14 +175,16 @@ impl Windows {
         }
         let mut opened = Vec::new();
         for (ingress, socket) in ingress.into_iter().zip(sockets) {
-            let door = Door::open(socket, &self.dir, ingress.port)
+            let recorder = self.window.recorder().cloned();
+            let rules = ingress.rules.clone();
+            let door = Door::open(socket, &self.dir, ingress.port, rules, recorder)
                 .map_err(|error| format!("the ingress {}: {error}", ingress.name))?;
             opened.push((ingress, door));
         }
         let mut doors = self.doors();
         for (ingress, door) in opened {
             // The flows of the one before go on by themselves.
-            doors.insert(ingress.name.clone(), (ingress, door));
+            doors.put(ingress, door);
         }
         done()
     }
@@ -143,7 +193,7 @@ impl Windows {
         let doors = self.doors();
         let mut ingress = Vec::new();
         let mut sockets = Vec::new();
-        for (rule, door) in doors.values() {
+        for (rule, door) in doors.current.values() {
             let Some(socket) = door.socket() else {
                 continue;
             };
@@ -158,7 +208,7 @@ impl Windows {
     }
 
     fn stop_accepting(&self, names: Option<&[String]>) {
-        for (name, (_, door)) in self.doors().iter_mut() {
+        for (name, (_, door)) in &mut self.doors().current {
             if names.is_none_or(|names| names.contains(name)) {
                 door.close();
             }
@@ -178,16 +228,64 @@ impl Windows {
         done()
     }
 
-    /// Flows that are open, in both directions.
-    fn flows_of(&self, doors: &BTreeMap<String, (Ingress, Door)>) -> u64 {
-        doors.values().map(|(_, door)| door.flows()).sum::<u64>()
+    fn limit(&self, egress: Option<Limits>, ingress: BTreeMap<String, Rules>) -> Answer {
+        let mut doors = self.doors();
+        // All or nothing: looked at before anything is changed.
+        for (name, rules) in &ingress {
+            if !doors.current.contains_key(name) {
+                return Err(format!("there is no ingress {name}"));
+            }
+            rules
+                .check()
+                .map_err(|error| format!("the ingress {name}: {error}"))?;
+        }
+        for (name, rules) in ingress {
+            if let Some((known, door)) = doors.current.get_mut(&name) {
+                door.change(rules.clone())
+                    .map_err(|error| format!("the ingress {name}: {error}"))?;
+                known.rules = rules;
+            }
+        }
+        if let Some(limits) = egress {
+            self.window.limit(limits);
+        }
+        done()
     }
 
     fn counters(&self) -> Counters {
         let mut counters = Counters::default();
-        let doors = self.doors();
-        let ingress = counters.windows.entry("ingress".into()).or_default();
-        ingress.insert("flows".into(), self.flows_of(&doors));
+        let ingress = self.doors().counts();
+        let ingress = ingress
+            .into_iter()
+            .map(|(name, counts)| (format!("ingress/{name}"), counts));
+        for (window, counts) in ingress.chain([("egress".to_owned(), self.window.counts())]) {
+            let numbers = [
+                ("flows", counts.flows),
+                ("flows_open", counts.flows_open),
+                ("bytes_from_enclave", counts.bytes_from_enclave),
+                ("bytes_to_enclave", counts.bytes_to_enclave),
+            ];
+            counters.windows.insert(
+                window.clone(),
+                numbers
+                    .map(|(name, number)| (name.to_owned(), number))
+                    .into(),
+            );
+            let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+            let histogram = Histogram {
+                bounds: counts
+                    .latency
+                    .bounds_us
+                    .iter()
+                    .map(|us| seconds(*us))
+                    .collect(),
+                counts: counts.latency.counts,
+                sum: seconds(counts.latency.sum_us),
+            };
+            let times = BTreeMap::from([("until_flow".to_owned(), histogram)]);
+            counters.seconds.insert(window.clone(), times);
+            counters.refusals.insert(window, counts.refused);
+        }
         counters
     }
 
@@ -200,7 +298,7 @@ impl Windows {
         let deadline = Instant::now() + limit;
         loop {
             // Asked in this order, since a flow may carry the last call.
-            let flows = self.flows_of(&self.doors());
+            let flows = self.doors().flows();
             if flows == 0 && calls(control_port).await == Some(0) {
                 return "drained";
             }
@@ -214,6 +312,7 @@ impl Windows {
 
 type Answer = Result<(Reply, Vec<OwnedFd>), String>;
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands where others may fail")]
 fn done() -> Answer {
     Ok((Reply::Done, Vec::new()))
 }

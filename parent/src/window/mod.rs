@@ -1,25 +1,31 @@
 //! The window: the parent's HTTP/1.1 service to its enclave, on `<dir>/vsock.sock_8000`.
 //!
-//! - `CONNECT host:port` relays bytes to a target on the [`Allowlist`] and to nothing else.
+//! - `CONNECT host:port` relays bytes to a target that both the host's [`Allowlist`] and the measured manifest permit, and to
+//!   nothing else.
 //! - `GET /credentials` hands in the host's own AWS credentials ([`Credentials`]).
 //! - `GET /secrets/<name>` hands in sealed secrets ([`SealedSecrets`]).
 //!
 //! Everything else is 404. The enclave trusts nothing of this, and the window trusts the enclave as little: requests,
 //! connections and times are bounded. The window carries ciphertext; it must never hold a key to it.
 
-mod allowlist;
+mod counts;
 mod credentials;
+mod dial;
+mod flow;
+mod forbidden;
 pub mod heartbeat;
-mod ingress;
+pub mod ingress;
+mod pipes;
 mod recorder;
 mod relay;
+mod resolve;
 mod secrets;
 
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -31,17 +37,29 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-pub use allowlist::{Allowlist, Host, Target, TargetError, forbidden};
-pub use credentials::{Credentials, CredentialsError, CredentialsSource};
-pub(crate) use ingress::Door;
+pub use anchorhold_manifest::egress::{
+    Allowlist, Host, Network, Pattern, PatternError, Target, TargetError,
+};
+pub use counts::{Counts, Latency};
+pub use credentials::{
+    ContainerProblem, Credentials, CredentialsError, CredentialsSource, Described, FetchError,
+    ProfileProblem, SourceError, is_credentials_json, read_profile,
+};
+pub use forbidden::forbidden;
+pub use ingress::Door;
 pub use recorder::{Carried, Recorder};
 pub use secrets::{LARGEST_SECRET, MOST_SECRETS, SealedSecrets, SecretError, SecretSource};
 
-use relay::{DialError, Resolve};
+use counts::{Counters, Open, Reason};
+use dial::DialError;
+use flow::{Carriage, FlowEnd};
+use resolve::Resolve;
 
 /// Lines that one enclave may cause in the log; more would let it fill the host's disk.
 const MOST_COMPLAINTS: u32 = 200;
@@ -62,16 +80,40 @@ pub fn bind(dir: &Path, port: u32) -> io::Result<StdUnixListener> {
 }
 
 /// How much of the host one enclave may take through its window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Connections open at once; more wait to be accepted.
     pub connections: usize,
     /// Time for a request's head, and for the next request on a connection that stays.
+    #[serde(rename = "head_ms", with = "milliseconds")]
     pub head: Duration,
     /// Time to resolve and connect to a target.
+    #[serde(rename = "connect_ms", with = "milliseconds")]
     pub connect: Duration,
-    /// Time after which a relay on which nothing moves is closed.
+    /// Time after which a flow in which nothing moves is cut.
+    #[serde(rename = "idle_ms", with = "milliseconds")]
     pub idle: Duration,
+}
+
+/// A time as a number of ms.
+mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
 }
 
 impl Default for Limits {
@@ -88,8 +130,10 @@ impl Default for Limits {
 /// What the window hands in and where it leads. The default hands in nothing and leads nowhere.
 #[derive(Default)]
 pub struct WindowConfig {
-    /// Where relays may lead.
+    /// Where relays may lead, by this host's word.
     pub allowlist: Allowlist,
+    /// Where they may lead by the measured manifest's. An image without one says nothing about it: this host decides alone.
+    pub measured: Option<Allowlist>,
     /// What `/credentials` answers.
     pub credentials: Credentials,
     /// What `/secrets/<name>` answers.
@@ -105,8 +149,22 @@ pub struct Window {
     config: WindowConfig,
     allowlist: RwLock<Allowlist>,
     secrets: RwLock<SealedSecrets>,
+    limits: RwLock<Limits>,
     resolve: Resolve,
     complaints: AtomicU32,
+    counters: Counters,
+    connections: AtomicUsize,
+    room: Notify,
+}
+
+/// A place among the connections.
+struct Place<'a>(&'a Window);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.room.notify_one();
+    }
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -115,25 +173,30 @@ type Answer = Response<Full<Bytes>>;
 struct Agreed {
     upgrade: OnUpgrade,
     remote: TcpStream,
+    asked: Instant,
 }
 
 impl Window {
     /// A window that resolves names by the host's resolver.
     pub fn new(config: WindowConfig) -> Arc<Self> {
-        Self::with_resolver(config, relay::system_resolver())
+        Self::with_resolver(config, resolve::system_resolver())
     }
 
     fn with_resolver(mut config: WindowConfig, resolve: Resolve) -> Arc<Self> {
         Arc::new(Self {
             allowlist: RwLock::new(std::mem::take(&mut config.allowlist)),
             secrets: RwLock::new(std::mem::take(&mut config.secrets)),
+            limits: RwLock::new(config.limits),
             config,
             resolve,
             complaints: AtomicU32::new(0),
+            counters: Counters::default(),
+            connections: AtomicUsize::new(0),
+            room: Notify::new(),
         })
     }
 
-    /// From now on relays may lead there. Those that run go on.
+    /// From now on relays may lead there, as far as the measured manifest permits. Those that run go on.
     pub fn allow(&self, allowlist: Allowlist) {
         *self
             .allowlist
@@ -146,22 +209,50 @@ impl Window {
         *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
     }
 
+    /// From now on new connections have these bounds.
+    pub fn limit(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.room.notify_one();
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What writes down all that passes, where something does.
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.config.recorder.as_ref()
+    }
+
+    /// What has passed so far.
+    pub fn counts(&self) -> Counts {
+        self.counters.counts()
+    }
+
+    /// Waits for a place among the connections.
+    async fn place(&self) {
+        loop {
+            let taken = self.connections.load(Ordering::Relaxed);
+            if taken < self.limits().connections {
+                self.connections.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            self.room.notified().await;
+        }
+    }
+
     /// Serves for ever. Dropping the future closes every connection.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
-        let places = Arc::new(Semaphore::new(self.config.limits.connections));
         let mut connections = JoinSet::new();
         loop {
-            let place = places
-                .clone()
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
+            // Taken by this loop alone, so that nobody comes in between the look and the taking.
+            self.place().await;
             let stream = accept(&listener).await;
             while connections.try_join_next().is_some() {}
             let window = self.clone();
             connections.spawn(async move {
+                let _place = Place(&window);
                 window.connection(stream).await;
-                drop(place);
             });
         }
     }
@@ -174,6 +265,7 @@ impl Window {
                 return;
             }
         };
+        let limits = self.limits();
         let agreed = Mutex::new(None);
         let service = service_fn(|request| {
             let agreed = &agreed;
@@ -188,7 +280,7 @@ impl Window {
         // An error means that the enclave broke off or spoke no HTTP: it knows better than its parent which.
         let _ = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.config.limits.head)
+            .header_read_timeout(limits.head)
             .max_buf_size(16 * 1024)
             .max_headers(64)
             .serve_connection(TokioIo::new(stream), service)
@@ -196,7 +288,12 @@ impl Window {
             .await;
 
         let agreed = agreed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Some(Agreed { upgrade, remote }) = agreed else {
+        let Some(Agreed {
+            upgrade,
+            remote,
+            asked,
+        }) = agreed
+        else {
             return;
         };
         let Ok(upgraded) = upgrade.await else {
@@ -205,14 +302,48 @@ impl Window {
         let Ok(parts) = upgraded.downcast::<TokioIo<Carried<UnixStream>>>() else {
             unreachable!("the connection was made of exactly this type");
         };
-        let end = relay::relay(
-            parts.io.into_inner(),
-            &parts.read_buf,
-            remote,
-            self.config.limits.idle,
+        let open = self.counters.begin(asked.elapsed());
+        let end = match parts.io.into_inner().unrecorded() {
+            Ok(enclave) => {
+                self.flow(enclave, &parts.read_buf, remote, limits.idle)
+                    .await
+            }
+            Err(recorded) => {
+                let early = &parts.read_buf;
+                relay::relay(recorded, early, remote, limits.idle, &self.counters).await
+            }
+        };
+        self.ended(end, open);
+    }
+
+    async fn flow(
+        &self,
+        enclave: UnixStream,
+        early: &[u8],
+        remote: TcpStream,
+        idle: Duration,
+    ) -> FlowEnd {
+        let carriage = Carriage {
+            idle,
+            most_bytes: None,
+            pace: None,
+            counters: &self.counters,
+        };
+        flow::carry(
+            enclave.into(),
+            remote.into(),
+            (early.to_vec(), Vec::new()),
+            carriage,
         )
-        .await;
-        tracing::debug!(?end, "a relay ended");
+        .await
+    }
+
+    fn ended(&self, end: FlowEnd, open: Open<'_>) {
+        drop(open);
+        if let Some(reason) = end.reason() {
+            self.counters.refuse(reason);
+        }
+        tracing::debug!(?end, "a flow ended");
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> (Answer, Option<Agreed>) {
@@ -236,7 +367,7 @@ impl Window {
                 .insert(ALLOW, http::HeaderValue::from_static("GET"));
             answer
         } else if path == "/credentials" {
-            self.credentials()
+            self.credentials().await
         } else if let Some(name) = path.strip_prefix("/secrets/") {
             let sealed = self
                 .secrets
@@ -263,8 +394,8 @@ impl Window {
         (answer, None)
     }
 
-    fn credentials(&self) -> Answer {
-        match self.config.credentials.json() {
+    async fn credentials(&self) -> Answer {
+        match self.config.credentials.json().await {
             Ok(Some(json)) => success("application/json", Bytes::from_owner(json)),
             Ok(None) => failure(
                 StatusCode::NOT_FOUND,
@@ -285,8 +416,10 @@ impl Window {
     }
 
     async fn connect(&self, request: &mut Request<Incoming>) -> Result<Agreed, Answer> {
+        let asked = Instant::now();
         let text = request.uri().authority().map_or("", |found| found.as_str());
         let target: Target = text.parse().map_err(|error: TargetError| {
+            self.counters.refuse(Reason::Malformed);
             self.complain(REFUSED, &error);
             failure(
                 StatusCode::FORBIDDEN,
@@ -296,15 +429,31 @@ impl Window {
             )
         })?;
         let name = target.to_string();
-        let is_permitted = self
+        let of_host = self
             .allowlist
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .permits(&target);
-        if !is_permitted {
-            let message = format!(
-                "the parent's allowlist does not name {target}: start the enclave with it allowed, if it should be"
-            );
+        let measured = &self.config.measured;
+        let refusal = if !of_host {
+            Some((
+                Reason::HostList,
+                format!(
+                    "the parent's allowlist does not permit {target}: start the enclave with it allowed, if it should be"
+                ),
+            ))
+        } else if measured.as_ref().is_some_and(|list| !list.permits(&target)) {
+            Some((
+                Reason::Manifest,
+                format!(
+                    "the measured manifest does not permit {target}: name it in [egress] and build the image again, if it should be"
+                ),
+            ))
+        } else {
+            None
+        };
+        if let Some((reason, message)) = refusal {
+            self.counters.refuse(reason);
             self.complain(REFUSED, &message);
             return Err(failure(
                 StatusCode::FORBIDDEN,
@@ -313,24 +462,32 @@ impl Window {
                 Some(&name),
             ));
         }
-        let remote = relay::dial(&target, &self.resolve, self.config.limits.connect)
+        let remote = dial::dial(&target, &self.resolve, self.limits().connect)
             .await
             .map_err(|error| {
                 self.complain(REFUSED, &error);
-                let (status, kind) = match error {
-                    DialError::Forbidden { .. } => (StatusCode::FORBIDDEN, "target-refused"),
-                    DialError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "target-timed-out"),
-                    DialError::Unresolvable { .. }
-                    | DialError::NoAddress { .. }
-                    | DialError::Unreachable { .. } => {
-                        (StatusCode::BAD_GATEWAY, "target-unreachable")
+                let unreachable = (StatusCode::BAD_GATEWAY, "target-unreachable");
+                let ((status, kind), reason) = match error {
+                    DialError::Forbidden { .. } => (
+                        (StatusCode::FORBIDDEN, "target-refused"),
+                        Reason::ForbiddenAddress,
+                    ),
+                    DialError::TimedOut { .. } => (
+                        (StatusCode::GATEWAY_TIMEOUT, "target-timed-out"),
+                        Reason::TimedOut,
+                    ),
+                    DialError::Unresolvable { .. } | DialError::NoAddress { .. } => {
+                        (unreachable, Reason::Unresolvable)
                     }
+                    DialError::Unreachable { .. } => (unreachable, Reason::Unreachable),
                 };
+                self.counters.refuse(reason);
                 failure(status, kind, &error.to_string(), Some(&name))
             })?;
         Ok(Agreed {
             upgrade: hyper::upgrade::on(request),
             remote,
+            asked,
         })
     }
 

@@ -99,6 +99,16 @@ impl<S> Carried<S> {
     }
 }
 
+impl<S> Carried<S> {
+    /// The stream itself, where nothing is to be recorded.
+    pub(super) fn unrecorded(self) -> Result<S, Self> {
+        match self.recording {
+            None => Ok(self.stream),
+            Some(_) => Err(self),
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Carried<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -3,14 +3,13 @@
 use super::*;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 struct Served {
     _dir: tempfile::TempDir,
     path: PathBuf,
+    window: Arc<Window>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -24,8 +23,10 @@ impl Served {
     fn start(config: WindowConfig, resolve: Resolve) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::from_std(bind(dir.path(), 8000).unwrap()).unwrap();
-        let server = tokio::spawn(Window::with_resolver(config, resolve).serve(listener));
+        let window = Window::with_resolver(config, resolve);
+        let server = tokio::spawn(window.clone().serve(listener));
         Self {
+            window,
             path: socket(dir.path(), 8000),
             _dir: dir,
             server,
@@ -33,7 +34,7 @@ impl Served {
     }
 
     fn new(config: WindowConfig) -> Self {
-        Self::start(config, relay::system_resolver())
+        Self::start(config, resolve::system_resolver())
     }
 
     async fn dial(&self) -> UnixStream {
@@ -84,8 +85,11 @@ fn leading_to(listener: &TcpListener) -> WindowConfig {
 
 fn resolving_to(addresses: &'static [&'static str]) -> Resolve {
     Arc::new(|_| {
-        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        Box::pin(async move { Ok(addresses) })
+        let found = resolve::Found {
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            by_this_host: true,
+        };
+        Box::pin(async move { Ok(found) })
     })
 }
 
@@ -105,6 +109,53 @@ async fn by_default_the_window_leads_nowhere_and_names_what_it_refused() {
     assert_eq!(body["error"], "target-refused");
     assert_eq!(body["target"], target);
     assert!(body["message"].as_str().unwrap().contains(&target));
+}
+
+#[tokio::test]
+async fn both_the_host_and_the_measured_manifest_must_permit_a_target() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let target = format!("127.0.0.1:{port}");
+    let network = format!("127.0.0.0/8:{port}");
+    let other = "127.0.0.1:1";
+    for (host, measured, status, reason) in [
+        (&*network, Some(&*target), "200", None),
+        (&*target, Some(&*network), "200", None),
+        (&*target, None, "200", None),
+        (&*target, Some(other), "403", Some("manifest")),
+        (other, Some(&*target), "403", Some("host-list")),
+    ] {
+        let config = WindowConfig {
+            allowlist: Allowlist::parse([host]).unwrap(),
+            measured: measured.map(|entry| Allowlist::parse([entry]).unwrap()),
+            ..WindowConfig::default()
+        };
+        let served = Served::new(config);
+        let (_, head) = served.connect(&target).await;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{host} and {measured:?}: {head}"
+        );
+        let refused: Vec<_> = served.window.counts().refused.into_keys().collect();
+        assert_eq!(refused, Vec::from_iter(reason));
+    }
+}
+
+#[tokio::test]
+async fn a_new_allowlist_is_for_new_flows_and_touches_no_running_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let served = Served::new(leading_to(&listener));
+    let (mut stream, _) = served.connect(&target).await;
+    let (mut remote, _) = listener.accept().await.unwrap();
+    served.window.allow(Allowlist::nothing());
+    let (_, head) = served.connect(&target).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    stream.write_all(b"still").await.unwrap();
+    remote.read_exact(&mut [0; 5]).await.unwrap();
+    let counts = served.window.counts();
+    assert_eq!((counts.flows, counts.flows_open), (1, 1));
+    assert_eq!(counts.bytes_from_enclave, 5);
 }
 
 #[tokio::test]

@@ -88,6 +88,7 @@ impl Guest for Threads {
         Facts {
             isolation: None,
             has_control_port: true,
+            reach: None,
             memory_mib: Some(64),
             cpus: Some(2),
             limits: vec!["memory: none".into()],
@@ -381,6 +382,7 @@ fn door(control: &mut Control, name: &str) -> std::net::SocketAddr {
     let ingress = vec![Ingress {
         name: name.into(),
         port: 5000,
+        rules: crate::window::ingress::Rules::default(),
     }];
     control
         .order(&Request::Listen { ingress }, &[listener.as_fd()])
@@ -471,6 +473,7 @@ fn what_is_wrong_in_a_request_changes_nothing_and_is_named() {
         let ingress = vec![Ingress {
             name: "web".into(),
             port: 5000,
+            rules: crate::window::ingress::Rules::default(),
         }];
         let mut refused = |request: &Request, sockets: &[std::os::fd::BorrowedFd<'_>]| {
             control.order(request, sockets).unwrap_err().to_string()
