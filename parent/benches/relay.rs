@@ -234,7 +234,7 @@ fn throughput((mut from, mut to): Flow, bytes: usize) -> f64 {
     }
     assert_eq!(received, bytes / piece.len() * piece.len());
     drop(sending.join().unwrap());
-    received as f64 / (1 << 20) as f64 / began.elapsed().as_secs_f64()
+    received as f64 / 1_048_576.0 / began.elapsed().as_secs_f64()
 }
 
 /// Median time there and back of 64 bytes, in µs.
@@ -347,7 +347,7 @@ fn thousand(dir: &Path) {
         let peak = resident_kib(pid, "VmHWM");
         let mut carried: Vec<u64> = counters.iter().map(|of| of.load(Ordering::Relaxed)).collect();
         carried.sort_unstable();
-        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
         let all: u64 = carried.iter().sum();
         let (least, most) = (carried[0], carried[FLOWS - 1]);
         println!(

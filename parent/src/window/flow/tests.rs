@@ -172,7 +172,7 @@ async fn what_a_gone_peer_had_said_still_arrives() {
     // More than anybody holds on the way, so that something of it is refused.
     let writing = tokio::spawn(async move {
         let (mut reads, mut writes) = other.split();
-        let sending = async { while writes.write_all(&[7; 65536]).await.is_ok() {} };
+        let sending = async { while writes.write_all(&[7; 8192]).await.is_ok() {} };
         let mut said = Vec::new();
         let hearing = async {
             let _ = reads.read_to_end(&mut said).await;
@@ -180,7 +180,7 @@ async fn what_a_gone_peer_had_said_still_arrives() {
         tokio::join!(hearing, sending);
         said
     });
-    enclave.read_exact(&mut [0; 100_000]).await.unwrap();
+    enclave.read_exact(&mut vec![0; 100_000]).await.unwrap();
     enclave.write_all(b"last words").await.unwrap();
     drop(enclave);
     assert_eq!(task.await.unwrap(), FlowEnd::Finished);

@@ -542,10 +542,10 @@ mod tests {
             let holds = |moments: &[Moment], rate: Rate, times: usize| {
                 (0..moments.len()).all(|first| {
                     (first..moments.len()).all(|last| {
-                        let window = moments[last] - moments[first];
-                        let most = rate.at_once as f64
-                            + window.as_secs_f64() * rate.per_second as f64;
-                        (last - first + 1) as f64 <= times as f64 * most + 1e-6
+                        let window = moments[last].saturating_sub(moments[first]).as_nanos();
+                        let most = u128::from(rate.at_once) * UNIT
+                            + window * u128::from(rate.per_second);
+                        (last - first + 1) as u128 * UNIT <= times as u128 * most
                     })
                 })
             };
