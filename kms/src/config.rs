@@ -38,6 +38,13 @@
 //! # key = "label"                        # an AES key, or an RSA key pair
 //! # pin_file = "pin"                     # or pin_fd, or pin_credential
 //!
+//! [[clusters]]                           # tokens that custom key stores may be made of
+//! id = "cluster-anchorhold22"            # CreateCustomKeyStore's CloudHsmClusterId
+//! account = "111122223333"               # who may
+//! module = "/usr/lib/softhsm/libsofthsm2.so"
+//! token = "label"                        # its user's PIN is CreateCustomKeyStore's KeyStorePassword
+//! # trust_anchor = "customerCA.crt"      # the TrustAnchorCertificate to present; without it any certificate will do
+//!
 //! [metrics]
 //! listen = "127.0.0.1:9464"              # /metrics, /healthz and /readyz in plain HTTP; none without this
 //!
@@ -78,10 +85,12 @@
 //! expires = 2027-01-01T00:00:00Z
 //! ```
 
+mod clusters;
 mod principals;
 mod root_key;
 
 pub use crate::quota::Quotas;
+pub use clusters::Cluster;
 pub use principals::Place;
 pub use root_key::{Argon2Cost, RootKey, SecretSource, TokenKey};
 
@@ -131,6 +140,8 @@ pub struct Config {
     pub limits: Limits,
     /// What unlocks the store.
     pub root_key: RootKey,
+    /// Tokens that custom key stores may be made of.
+    pub clusters: Vec<Cluster>,
     /// Where health and metrics are served. `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Requests a second of each account.
@@ -299,6 +310,14 @@ pub enum ConfigError {
     /// A passphrase that would be stretched too little or too much.
     #[error("{0}: Argon2id takes 8192 to 4194304 KiB, 1 to 64 passes and 1 to 16 lanes here")]
     Argon2(PathBuf),
+    /// A cluster that cannot be used.
+    #[error("[[clusters]] {id:?}: {why}")]
+    Cluster {
+        /// Its id.
+        id: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A quota for what is no operation.
     #[error("[quotas.operations]: AWS KMS has no operation {0:?}")]
     Operation(String),
@@ -325,6 +344,8 @@ struct File {
     limits: LimitsTable,
     #[serde(default)]
     root_key: RootKeyTable,
+    #[serde(default)]
+    clusters: Vec<clusters::ClusterTable>,
     metrics: Option<MetricsTable>,
     #[serde(default)]
     quotas: QuotasTable,
@@ -489,6 +510,7 @@ impl Config {
             }
         }
         let root_key = file.root_key.read(path, base)?;
+        let clusters = clusters::read(file.clusters, base)?;
         let quotas = quotas(file.quotas)?;
         let source = principals::Source { path, text: &text };
         let identities = source.identities(file.accounts)?;
@@ -510,6 +532,7 @@ impl Config {
                 drain: seconds(file.limits.drain_seconds),
             },
             root_key,
+            clusters,
             metrics: file.metrics.map(|table| table.listen),
             quotas,
             identities,
@@ -548,6 +571,7 @@ impl Config {
             audit: AuditSettings::default(),
             limits: Limits::default(),
             root_key: RootKey::InState,
+            clusters: Vec::new(),
             metrics: None,
             quotas: Quotas::default(),
             identities: vec![

@@ -24,6 +24,7 @@ mod database;
 mod identity;
 mod json;
 mod key_name;
+mod key_stores;
 mod limits;
 mod material;
 mod metrics;

@@ -42,6 +42,11 @@ impl Checks {
         self.size("Value", member, bytes.len(), least, most);
     }
 
+    /// A secret of so many characters, which is never shown either.
+    pub(crate) fn length(&mut self, member: &str, length: usize, least: usize, most: usize) {
+        self.size("Value", member, length, least, most);
+    }
+
     pub(crate) fn list<T: Display>(
         &mut self,
         member: &str,

@@ -1,15 +1,17 @@
 //! Key material: making it, importing it, computing with it.
 //!
 //! The rest of the service holds [`Material`] and asks it for results; only this module and the
-//! store's sealing see its bytes. So material that lives elsewhere, in a token that never gives it
+//! store's sealing see its bytes. Material that lives elsewhere, in a token that never gives it
 //! out, is one more variant here. No function returns a byte of a private key, but for pairs that
 //! are made to be handed out, and nothing here has `Debug` or `Clone`.
 
 mod agreement;
+mod in_token;
 mod mac;
 mod pair;
 mod wrapping;
 
+pub(crate) use in_token::{InToken, Link, TokenTrouble, is_final};
 pub(crate) use pair::{Message, Oaep, Pair, SigningError};
 pub(crate) use wrapping::{WrappingKey, is_wrapping_supported};
 
@@ -27,6 +29,8 @@ pub(crate) enum Material {
     Mac(Zeroizing<Vec<u8>>),
     /// RSA, elliptic curves, ML-DSA.
     Pair(Box<Pair>),
+    /// AES-256 that a token holds.
+    InToken(InToken),
 }
 
 /// Bytes that are no material of the key's spec.
@@ -68,21 +72,14 @@ impl Material {
     pub(crate) fn public_key(&self) -> Option<Vec<u8>> {
         match self {
             Self::Pair(pair) => pair.public_key(),
-            Self::Symmetric(_) | Self::Mac(_) => None,
-        }
-    }
-
-    pub(crate) fn symmetric(&self) -> Option<&Secret> {
-        match self {
-            Self::Symmetric(secret) => Some(secret),
-            Self::Mac(_) | Self::Pair(_) => None,
+            Self::Symmetric(_) | Self::Mac(_) | Self::InToken(_) => None,
         }
     }
 
     pub(crate) fn pair(&self) -> Option<&Pair> {
         match self {
             Self::Pair(pair) => Some(pair),
-            Self::Symmetric(_) | Self::Mac(_) => None,
+            Self::Symmetric(_) | Self::Mac(_) | Self::InToken(_) => None,
         }
     }
 
@@ -90,7 +87,7 @@ impl Material {
     pub(crate) fn mac(&self, algorithm: &MacAlgorithm, message: &[u8]) -> Option<Vec<u8>> {
         match self {
             Self::Mac(key) => mac::generate(key, algorithm, message),
-            Self::Symmetric(_) | Self::Pair(_) => None,
+            Self::Symmetric(_) | Self::Pair(_) | Self::InToken(_) => None,
         }
     }
 
@@ -103,7 +100,7 @@ impl Material {
     ) -> Option<bool> {
         match self {
             Self::Mac(key) => mac::verify(key, algorithm, message, code),
-            Self::Symmetric(_) | Self::Pair(_) => None,
+            Self::Symmetric(_) | Self::Pair(_) | Self::InToken(_) => None,
         }
     }
 }

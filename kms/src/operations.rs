@@ -11,6 +11,7 @@ mod cryptography;
 mod data_keys;
 mod grants;
 mod import;
+mod key_stores;
 mod keys;
 mod lifecycle;
 mod macs;
@@ -22,13 +23,14 @@ mod signatures;
 mod states;
 mod tags;
 
+pub(crate) use key_stores::tend;
 pub(crate) use lifecycle::sweep;
 
 use crate::ciphertext::MaterialId;
 use crate::clock::milliseconds;
 use crate::identity::Caller;
 use crate::key_name::{KeyId, KeyName, alias_arn, key_arn};
-use crate::material::Material;
+use crate::material::{InToken, Link, Material};
 use crate::recipient::Recipient;
 use crate::refusal::Refusal;
 use crate::request::{MAX_CONTEXT_LENGTH, Shown, context_length};
@@ -39,6 +41,7 @@ use anchorhold_kms_wire::shapes::{
     Blob, EncryptionContext, KeyUsage, Operation, RecipientInfo, SecretBlob,
 };
 use serde_json::Value;
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -72,6 +75,10 @@ pub(crate) struct Call<'a> {
     pub(crate) user_agent: Option<&'a str>,
     /// What the audit log is to know beside the outcome.
     pub(crate) note: &'a mut Note,
+    /// Whether this thread may wait for a token.
+    pub(crate) may_wait: bool,
+    /// That it would have to.
+    pub(crate) must_wait: Cell<bool>,
 }
 
 /// What came to light while a request was answered.
@@ -91,6 +98,8 @@ struct Key {
     arn: String,
     /// The alias by which it was named.
     alias: Option<String>,
+    /// Whether the custom key store that holds it is disconnected.
+    unavailable: bool,
 }
 
 impl Call<'_> {
@@ -117,7 +126,7 @@ impl Call<'_> {
         };
         match self.record(id.uuid)? {
             Some(record) if record.account == account && record.id() == id => {
-                Ok(self.named(record, alias))
+                self.named(record, alias)
             }
             _ => Err(Refusal::not_found(format!(
                 "Key '{}' does not exist",
@@ -183,12 +192,25 @@ impl Call<'_> {
         )))
     }
 
-    fn named(&mut self, record: KeyRecord, alias: Option<String>) -> Key {
+    fn named(&mut self, record: KeyRecord, alias: Option<String>) -> Result<Key, Refusal> {
         let arn = record.arn();
         self.note
             .resources
             .push((record.account.clone(), arn.clone()));
-        Key { record, arn, alias }
+        let unavailable = match &record.custom_key_store {
+            None => false,
+            Some(id) => {
+                let store = &self.core.store;
+                let found = store.key_store(&record.region, &record.account, id)?;
+                found.is_none_or(|found| !found.connected || found.failure.is_some())
+            }
+        };
+        Ok(Key {
+            record,
+            arn,
+            alias,
+            unavailable,
+        })
     }
 
     /// Checks the document, where there is one.
@@ -203,8 +225,39 @@ impl Call<'_> {
     fn material(&self, key: &Key) -> Result<(MaterialId, Arc<Material>), Refusal> {
         let missing = || Refusal::internal(format!("the material of {} is missing", key.arn));
         let id = key.record.material.ok_or_else(missing)?;
-        let material = self.core.store.material(&key.record, &id)?;
-        Ok((id, material.ok_or_else(missing)?))
+        Ok((id, self.material_of(key, &id)?.ok_or_else(missing)?))
+    }
+
+    /// One of the materials of a usable key.
+    fn material_of(&self, key: &Key, id: &MaterialId) -> Result<Option<Arc<Material>>, Refusal> {
+        let Some(key_store) = &key.record.custom_key_store else {
+            return Ok(self.core.store.material(&key.record, id)?);
+        };
+        if key.record.material_record(id).is_none() {
+            return Ok(None);
+        }
+        let link = self.link(&key.record.account, key_store)?;
+        Ok(Some(Arc::new(Material::InToken(InToken::new(link, *id)))))
+    }
+
+    /// The way to a key store's token, which may take long: it is for threads that may wait.
+    fn link(&self, account: &str, key_store: &str) -> Result<Arc<Link>, Refusal> {
+        if !self.may_wait {
+            self.must_wait.set(true);
+            return Err(Refusal::internal(
+                "a token is not waited for on this thread",
+            ));
+        }
+        let core = self.core;
+        let link = core
+            .key_stores
+            .link(&core.store, self.region, account, key_store)?;
+        link.ok_or_else(|| {
+            Refusal::new(
+                "KMSInvalidStateException",
+                "The custom key store is not connected.",
+            )
+        })
     }
 
     fn now_ms(&self) -> i64 {
@@ -225,6 +278,13 @@ impl Key {
                 self.arn, self.record.usage
             ),
         ))
+    }
+
+    /// The name of the material that was used, as far as answers show it: not to a recipient, and not that of
+    /// keys in a token, which have one only.
+    fn shown_material(&self, id: MaterialId, recipient: Option<&Recipient>) -> Option<String> {
+        let shown = recipient.is_none() && self.record.custom_key_store.is_none();
+        shown.then(|| id.to_string())
     }
 
     /// One of the algorithms that the key has.

@@ -79,8 +79,12 @@ macro_rules! operations {
 operations! {
     /// Keeps a key that was to be deleted.
     CancelKeyDeletion: CancelKeyDeletionRequest,
+    /// Connects a key store to its token.
+    ConnectCustomKeyStore: ConnectCustomKeyStoreRequest,
     /// Names a key.
     CreateAlias: CreateAliasRequest,
+    /// Makes a key store of a token.
+    CreateCustomKeyStore: CreateCustomKeyStoreRequest,
     /// Gives one principal a permission.
     CreateGrant: CreateGrantRequest,
     /// Makes a key.
@@ -89,16 +93,22 @@ operations! {
     Decrypt: DecryptRequest,
     /// Takes a name away.
     DeleteAlias: DeleteAliasRequest,
+    /// Removes a key store without keys.
+    DeleteCustomKeyStore: DeleteCustomKeyStoreRequest,
     /// Takes imported material away.
     DeleteImportedKeyMaterial: DeleteImportedKeyMaterialRequest,
     /// Agrees on a secret.
     DeriveSharedSecret: DeriveSharedSecretRequest,
+    /// What is known of key stores.
+    DescribeCustomKeyStores: DescribeCustomKeyStoresRequest,
     /// What is known of a key.
     DescribeKey: DescribeKeyRequest,
     /// Keeps a key from being used.
     DisableKey: DisableKeyRequest,
     /// Ends automatic rotation.
     DisableKeyRotation: DisableKeyRotationRequest,
+    /// Disconnects a key store from its token.
+    DisconnectCustomKeyStore: DisconnectCustomKeyStoreRequest,
     /// Lets a key be used again.
     EnableKey: EnableKeyRequest,
     /// Begins automatic rotation.
@@ -163,6 +173,8 @@ operations! {
     UntagResource: UntagResourceRequest,
     /// Makes an alias name another key.
     UpdateAlias: UpdateAliasRequest,
+    /// Gives a key store another name, password or token.
+    UpdateCustomKeyStore: UpdateCustomKeyStoreRequest,
     /// Describes a key anew.
     UpdateKeyDescription: UpdateKeyDescriptionRequest,
     /// Makes a replica the primary key.

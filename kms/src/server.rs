@@ -8,6 +8,7 @@ use crate::clock::milliseconds;
 use crate::config::{Config, Limits, Transport};
 use crate::control::Control;
 use crate::identity::Directory;
+use crate::key_stores::KeyStores;
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::operations;
@@ -156,6 +157,7 @@ impl Service {
         let core = Arc::new(Core {
             regions,
             store,
+            key_stores: KeyStores::new(config.clusters),
             rules: Rules {
                 verifier: Rules::verifier(config.anchors),
                 max_age: config.max_document_age,
@@ -430,9 +432,19 @@ async fn sweep(core: &Arc<Core>) {
     }
 }
 
-/// The same from time to time, until the service is to stop.
+/// Connects the key stores that are to be connected. A token may take its time, so no start waits for it.
+async fn tend_key_stores(core: &Arc<Core>) {
+    let core = Arc::clone(core);
+    let task = tokio::task::spawn_blocking(move || operations::tend(&core));
+    if task.await.is_err() {
+        tracing::error!("the key stores' tokens could not be tended");
+    }
+}
+
+/// Both from time to time, until the service is to stop.
 async fn keep_sweeping(core: Arc<Core>, mut stopped: watch::Receiver<bool>) {
     loop {
+        tend_key_stores(&core).await;
         tokio::select! {
             () = sleep(SWEEP) => sweep(&core).await,
             () = stop(&mut stopped) => break,
@@ -631,12 +643,18 @@ async fn respond(
         origin,
     );
     drop(body);
-    let answer = if prepared.is_slow() {
-        let task = tokio::task::spawn_blocking(move || core.conclude(prepared, began));
-        // It fails only by a panic or the end of the runtime; either way there is no answer.
-        task.await.ok()
+    let concluded = if prepared.is_slow() {
+        Err(prepared)
     } else {
-        Some(core.conclude(prepared, began))
+        core.conclude_at_once(prepared, began)
+    };
+    let answer = match concluded {
+        Ok(answer) => Some(answer),
+        Err(prepared) => {
+            let task = tokio::task::spawn_blocking(move || core.conclude(prepared, began));
+            // It fails only by a panic or the end of the runtime; either way there is no answer.
+            task.await.ok()
+        }
     };
     match answer {
         Some(answer) => into_response(answer),

@@ -7,6 +7,7 @@ use crate::audit::AuditLog;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::identity::{Caller, Directory};
+use crate::key_stores::KeyStores;
 use crate::metrics::{self, Metrics, RequestOutcome};
 use crate::operations::{Call, Note};
 use crate::policy::{Policy, PrincipalKind};
@@ -20,6 +21,7 @@ use anchorhold_kms_wire::shapes::{self, ErrorBody};
 use anchorhold_kms_wire::sigv4::{DEFAULT_MAX_SKEW, Expected, Presented};
 use http::{Method, StatusCode, request::Parts};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +34,7 @@ pub(crate) struct Core {
     /// The Regions that the service plays; the first is its own.
     pub(crate) regions: Vec<String>,
     pub(crate) store: Store,
+    pub(crate) key_stores: KeyStores,
     pub(crate) rules: Rules,
     pub(crate) directory: Directory,
     pub(crate) audit: AuditLog,
@@ -131,26 +134,77 @@ impl Core {
         Prepared { event, outcome }
     }
 
-    /// Does what is asked, writes the audit log, and answers. `began` is when the request was whole.
+    /// Does what is asked, writes the audit log, and answers, on a thread that may wait. `began` is when the
+    /// request was whole.
     pub(crate) fn conclude(&self, prepared: Prepared, began: Instant) -> Answer {
         let Prepared { mut event, outcome } = prepared;
-        let is_sts = event.is_sts;
         let outcome = outcome.and_then(|(caller, asked)| {
-            let request = match asked {
-                Asked::Kms(request) => request,
-                Asked::Identity => return Ok(sts::answer(&caller.principal, event.request_id)),
-            };
-            request.answer(&mut Call {
-                core: self,
-                caller: &caller,
-                region: &event.region,
-                now: event.time,
-                source: event.origin.address,
-                is_tls: event.origin.is_tls,
-                user_agent: event.user_agent.as_deref(),
-                note: &mut event.note,
-            })
+            // It waits for whatever it needs, and so there is always an outcome.
+            self.attempt(&mut event, &caller, &asked, true)
+                .unwrap_or_else(|| Err(Refusal::internal("the request was not brought to its end")))
         });
+        self.close(event, outcome, began)
+    }
+
+    /// The same on a thread that may not wait; gives the request back where that turns out to be needed.
+    pub(crate) fn conclude_at_once(
+        &self,
+        prepared: Prepared,
+        began: Instant,
+    ) -> Result<Answer, Prepared> {
+        let Prepared { mut event, outcome } = prepared;
+        let outcome = match outcome {
+            Err(refusal) => Err(refusal),
+            Ok((caller, asked)) => match self.attempt(&mut event, &caller, &asked, false) {
+                Some(outcome) => outcome,
+                None => {
+                    event.note = Note::default();
+                    let outcome = Ok((caller, asked));
+                    return Err(Prepared { event, outcome });
+                }
+            },
+        };
+        Ok(self.close(event, outcome, began))
+    }
+
+    /// Does what is asked. `None` where that means waiting, and `may_wait` forbids it; then nothing was done.
+    fn attempt(
+        &self,
+        event: &mut Event,
+        caller: &Caller,
+        asked: &Asked,
+        may_wait: bool,
+    ) -> Option<Result<Zeroizing<Vec<u8>>, Refusal>> {
+        let request = match asked {
+            Asked::Kms(request) => request,
+            Asked::Identity => {
+                return Some(Ok(sts::answer(&caller.principal, event.request_id)));
+            }
+        };
+        let mut call = Call {
+            core: self,
+            caller,
+            region: &event.region,
+            now: event.time,
+            source: event.origin.address,
+            is_tls: event.origin.is_tls,
+            user_agent: event.user_agent.as_deref(),
+            note: &mut event.note,
+            may_wait,
+            must_wait: Cell::new(false),
+        };
+        let outcome = request.answer(&mut call);
+        (!call.must_wait.get()).then_some(outcome)
+    }
+
+    /// Writes the audit log, and answers.
+    fn close(
+        &self,
+        event: Event,
+        outcome: Result<Zeroizing<Vec<u8>>, Refusal>,
+        began: Instant,
+    ) -> Answer {
+        let is_sts = event.is_sts;
         if let Err(refusal) = &outcome
             && refusal.status.is_server_error()
         {

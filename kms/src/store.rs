@@ -16,7 +16,7 @@ mod writing;
 
 pub(crate) use reading::{Cut, Page};
 pub(crate) use records::{
-    AliasRecord, GrantRecord, Imported, KeyRecord, MaterialRecord, Part, Rotation,
+    AliasRecord, GrantRecord, Imported, KeyRecord, KeyStoreRecord, MaterialRecord, Part, Rotation,
 };
 pub(crate) use writing::Writing;
 
@@ -30,7 +30,7 @@ use crate::state::{StateError, rename_durably, write_file};
 use redb::backends::FileBackend;
 use redb::{
     Builder, DatabaseError, MultimapTableDefinition, ReadOnlyDatabase, ReadTransaction,
-    ReadableDatabase as _, TableDefinition, WriteTransaction,
+    ReadableDatabase as _, TableDefinition, TableError, WriteTransaction,
 };
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -40,6 +40,7 @@ use std::thread::JoinHandle;
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 /// `format` → 2 (u32, big-endian); `root-check` → MAC that only the right root key makes.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -58,9 +59,12 @@ const ALIASES_OF_KEY: MultimapTableDefinition<'_, &str, &str> =
 const GRANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("grants");
 /// `<region>:<retiring principal>:<grant id>` → key id. Each is checked in [`GRANTS`].
 const RETIRABLE: TableDefinition<'_, &str, &str> = TableDefinition::new("retirable-grants");
+/// `<region>:<account>:<key store id>` → MAC (32 bytes), JSON of [`KeyStoreRecord`].
+const KEY_STORES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("key-stores");
 
 const FORMAT: u32 = 2;
 const MATERIAL_PURPOSE: &str = "anchorhold-kms material v1";
+const PASSWORD_PURPOSE: &str = "anchorhold-kms key store password v1";
 
 /// Changes that one commit takes at most.
 const MAX_BATCH: usize = 256;
@@ -131,6 +135,7 @@ struct Keys {
     records: Secret,
     ids: Secret,
     tokens: Secret,
+    passwords: Secret,
     check: [u8; 32],
 }
 
@@ -141,6 +146,7 @@ impl Keys {
             records: root.derive("anchorhold-kms records"),
             ids: root.derive("anchorhold-kms material ids"),
             tokens: root.derive("anchorhold-kms tokens"),
+            passwords: root.derive("anchorhold-kms key store passwords"),
             check: root.derive("anchorhold-kms root check").mac(&[]),
         }
     }
@@ -200,6 +206,7 @@ impl Store {
         }
         let database = DatabaseFile::open(path)?;
         check(&database.begin_read()?, path, &keys)?;
+        add_tables(&database)?;
         if !check_path.exists() {
             write_file(&check_path, &keys.check, 0o600)?;
         }
@@ -225,6 +232,30 @@ impl Store {
     /// What tokens, which leave the service and come back, are sealed under.
     pub(crate) fn tokens(&self) -> &Secret {
         &self.keys.tokens
+    }
+
+    /// A key store's password, encrypted for its record.
+    pub(crate) fn seal_password(&self, id: &str, password: &str) -> Result<Vec<u8>, NoRandomness> {
+        let sealed = self
+            .keys
+            .passwords
+            .seal(PASSWORD_PURPOSE, id.as_bytes(), password.as_bytes());
+        sealed
+    }
+
+    /// The password of a key store.
+    pub(crate) fn open_password(
+        &self,
+        record: &KeyStoreRecord,
+    ) -> Result<Zeroizing<String>, StoreError> {
+        let damaged = || StoreError::Damaged(format!("the password of {}", record.id));
+        let opened = self
+            .keys
+            .passwords
+            .open(PASSWORD_PURPOSE, record.id.as_bytes(), &record.password)
+            .ok_or_else(damaged)?;
+        let text = std::str::from_utf8(&opened).map_err(|_| damaged())?;
+        Ok(Zeroizing::new(text.to_owned()))
     }
 
     /// Names material: the same material of the same key has the same name, and the name tells
@@ -397,12 +428,26 @@ fn create(path: &Path, check_path: &Path, keys: &Keys) -> Result<(), StoreError>
         transaction.open_multimap_table(ALIASES_OF_KEY)?;
         transaction.open_table(GRANTS)?;
         transaction.open_table(RETIRABLE)?;
+        transaction.open_table(KEY_STORES)?;
     }
     transaction.commit()?;
     database.close()?;
     write_file(check_path, &keys.check, 0o600)?;
     rename_durably(&temporary, path)?;
     Ok(())
+}
+
+/// Tables that a store of an older version does not have.
+fn add_tables(database: &DatabaseFile) -> Result<(), StoreError> {
+    match database.begin_read()?.open_table(KEY_STORES) {
+        Ok(_) => return Ok(()),
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    transaction.open_table(KEY_STORES)?;
+    Ok(transaction.commit()?)
 }
 
 /// Refuses a wrong root key without touching the store: opening it after a crash would already
@@ -460,6 +505,10 @@ fn key_name(region: &str, key: Uuid) -> String {
 
 fn alias_name(region: &str, account: &str, name: &str) -> String {
     format!("{region}:{account}:{name}")
+}
+
+fn key_store_name(region: &str, account: &str, id: &str) -> String {
+    format!("{region}:{account}:{id}")
 }
 
 fn grant_name(region: &str, key: Uuid, grant: &str) -> String {

@@ -1,7 +1,11 @@
 //! PKCS#11 tokens: key material that a token holds and never gives away.
 //!
 //! A module is loaded only where the configuration names it. It runs inside this process: whoever writes it
-//! is trusted as the service itself is. PINs are read once and wiped.
+//! is trusted as the service itself is. PINs are wiped.
+
+mod vault;
+
+pub(crate) use vault::{IV_LEN, Vault, VaultError};
 
 use crate::config::TokenKey;
 use crate::sealing::{NoRandomness, fill_random};
@@ -13,11 +17,12 @@ use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -102,51 +107,111 @@ pub(crate) enum Wrapping {
 
 /// A session with a token, logged in.
 pub(crate) struct Token {
+    // Before the access, so that it is closed first.
     session: Session,
+    _access: Access,
     label: String,
     key: String,
 }
 
-/// Modules that are loaded. A module is initialised once per process, and stays.
-static MODULES: LazyLock<Mutex<HashMap<PathBuf, Pkcs11>>> = LazyLock::new(Mutex::default);
+/// Modules that are loaded. A module is loaded once per process, and stays.
+static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Module>>>>> =
+    LazyLock::new(Mutex::default);
 
-fn module(path: &Path) -> Result<Pkcs11, TokenError> {
-    let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(module) = modules.get(path) {
-        return Ok(module.clone());
+struct Module {
+    context: Pkcs11,
+    /// Each session's owner has one.
+    users: Arc<()>,
+}
+
+/// A module in use: it is not initialised anew under whoever holds this.
+struct Access {
+    context: Pkcs11,
+    _user: Arc<()>,
+}
+
+impl Module {
+    fn load(path: &Path) -> Result<Self, Error> {
+        let context = Pkcs11::new(path)?;
+        initialize(&context)?;
+        Ok(Self {
+            context,
+            users: Arc::default(),
+        })
     }
+
+    fn access(&self) -> Access {
+        Access {
+            context: self.context.clone(),
+            _user: Arc::clone(&self.users),
+        }
+    }
+
+    /// Some modules find out which tokens there are only when they are initialised. Where nobody has a session
+    /// that this would end, that is done again; whether it was.
+    fn look_anew(&self) -> Result<bool, Error> {
+        if Arc::strong_count(&self.users) > 1 {
+            return Ok(false);
+        }
+        self.context.clone().finalize()?;
+        initialize(&self.context)?;
+        Ok(true)
+    }
+
+    fn slot(&self, token: &str) -> Result<Option<Slot>, Error> {
+        for slot in self.context.get_slots_with_token()? {
+            // One that is just being pulled out is none.
+            let Ok(info) = self.context.get_token_info(slot) else {
+                continue;
+            };
+            if info.label().trim_end() == token {
+                return Ok(Some(slot));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn initialize(context: &Pkcs11) -> Result<(), Error> {
+    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The slot of the token with this label.
+fn slot(path: &Path, token: &str) -> Result<(Access, Slot), TokenError> {
     let failed = |source| TokenError::Module {
         module: path.to_owned(),
         source,
     };
-    let module = Pkcs11::new(path).map_err(failed)?;
-    match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(source) => return Err(failed(source)),
+    let module = {
+        let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
+        match modules.get(path) {
+            Some(module) => Arc::clone(module),
+            None => {
+                let module = Arc::new(Mutex::new(Module::load(path).map_err(failed)?));
+                modules.insert(path.to_owned(), Arc::clone(&module));
+                module
+            }
+        }
+    };
+    let module = module.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = module.slot(token).map_err(failed)?;
+    if found.is_none() && module.look_anew().map_err(failed)? {
+        found = module.slot(token).map_err(failed)?;
     }
-    modules.insert(path.to_owned(), module.clone());
-    Ok(module)
+    let slot = found.ok_or_else(|| TokenError::NoToken {
+        module: path.to_owned(),
+        token: token.to_owned(),
+    })?;
+    Ok((module.access(), slot))
 }
 
 impl Token {
     /// Finds the token and logs in.
     pub(crate) fn open(key: &TokenKey) -> Result<Self, TokenError> {
-        let context = module(&key.module)?;
-        let failed = |source| TokenError::Module {
-            module: key.module.clone(),
-            source,
-        };
-        let mut found = None;
-        for slot in context.get_slots_with_token().map_err(failed)? {
-            let info = context.get_token_info(slot).map_err(failed)?;
-            if info.label().trim_end() == key.token {
-                found = Some(slot);
-            }
-        }
-        let slot = found.ok_or_else(|| TokenError::NoToken {
-            module: key.module.clone(),
-            token: key.token.clone(),
-        })?;
+        let (access, slot) = slot(&key.module, &key.token)?;
         let refused = |source| TokenError::Refused {
             token: key.token.clone(),
             source,
@@ -157,13 +222,14 @@ impl Token {
             .to_owned();
         // It is wiped when dropped.
         let pin = AuthPin::from(pin);
-        let session = context.open_ro_session(slot).map_err(refused)?;
+        let session = access.context.open_ro_session(slot).map_err(refused)?;
         match session.login(UserType::User, Some(&pin)) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
             Err(source) => return Err(refused(source)),
         }
         Ok(Self {
             session,
+            _access: access,
             label: key.token.clone(),
             key: key.key.clone(),
         })

@@ -69,6 +69,76 @@ fn boto3_uses_every_operation_and_sees_awss_errors() {
 }
 
 #[test]
+fn boto3_uses_custom_key_stores_on_a_token_and_sees_awss_errors() {
+    const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+    let mut house = House::new();
+    std::fs::create_dir(house.path("tokens")).expect("a folder for tokens");
+    let tokens = house.path("tokens");
+    let configured = house.write(
+        "softhsm2.conf",
+        format!("directories.tokendir = {}\n", tokens.display()),
+    );
+    let made = std::process::Command::new("softhsm2-util")
+        .args([
+            "--init-token",
+            "--free",
+            "--label",
+            "vault",
+            "--so-pin",
+            "12345678",
+        ])
+        .args(["--pin", "43214321"])
+        .env("SOFTHSM2_CONF", &configured)
+        .output()
+        .expect("softhsm2-util runs; tests/clients/setup installs it");
+    assert!(made.status.success(), "{made:?}");
+    let anchor = rcgen::generate_simple_self_signed(["cluster".to_owned()]).expect("a certificate");
+    house.write("anchor.pem", anchor.cert.pem());
+    let (id, secret) = Who::Owner.credentials();
+    let path = house.write("owner.secret", secret);
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("its mode");
+    let config = format!(
+        r#"state = "kms"
+region = "us-east-1"
+more_regions = ["eu-west-1"]
+listen = "127.0.0.1:0"
+plain_http = true
+[[clusters]]
+id = "cluster-anchorhold2a"
+account = "111122223333"
+module = "{MODULE}"
+token = "vault"
+trust_anchor = "anchor.pem"
+[[clusters]]
+id = "cluster-anchorhold2b"
+account = "111122223333"
+module = "{MODULE}"
+token = "another"
+[[accounts]]
+id = "111122223333"
+[[accounts.users]]
+name = "owner"
+inline_policies.all = '{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Action":"kms:*","Resource":"*"}}}}'
+access_keys = [{{ id = "{id}", secret_file = "owner.secret" }}]
+"#
+    );
+    let _service =
+        house.configured_key_service(&config, &[("SOFTHSM2_CONF", configured.as_path())]);
+    let anchor = house.path("anchor.pem");
+    script(
+        &house,
+        "kms_key_stores.py",
+        [
+            OsStr::new("cluster-anchorhold2a"),
+            OsStr::new("cluster-anchorhold2b"),
+            anchor.as_os_str(),
+            OsStr::new("43214321"),
+        ],
+    );
+}
+
+#[test]
 fn what_the_encryption_sdk_seals_we_open_and_the_other_way() {
     let mut house = House::new();
     let _service = house.key_service(&[]);

@@ -313,6 +313,31 @@ impl House {
         KeyService { process }
     }
 
+    /// Starts a key service in plain HTTP by a configuration, with more in its environment.
+    pub fn configured_key_service(
+        &mut self,
+        config: &str,
+        environment: &[(&str, &Path)],
+    ) -> KeyService {
+        self.write("kms.toml", config);
+        let mut process = self
+            .command(Who::Owner, ["kms", "serve", "--config", "kms.toml"])
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the key service starts");
+        let stdout = process
+            .stdout
+            .take()
+            .expect("standard output was asked for");
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let endpoint = lines.find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()));
+        self.endpoint = Some(endpoint.expect("the key service ended before it listened"));
+        // It says more, and must have somebody to say it to.
+        std::thread::spawn(move || lines.count());
+        KeyService { process }
+    }
+
     /// Why the last refused request was refused, after the first `seen` requests.
     pub fn refusal_after(&self, seen: usize) -> String {
         let lines = self.audit();

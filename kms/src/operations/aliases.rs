@@ -97,7 +97,7 @@ impl Call<'_> {
         let alias = self.core.store.alias(self.region, &account, name)?;
         let alias = alias.ok_or_else(missing)?;
         let record = self.record(alias.key)?.ok_or_else(missing)?;
-        let key = self.named(record, Some(name.to_owned()));
+        let key = self.named(record, Some(name.to_owned()))?;
         Ok((alias, key))
     }
 }

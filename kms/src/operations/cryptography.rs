@@ -4,7 +4,7 @@ use super::authority::describe;
 use super::{Answer, Call, Key, check_context, hand_out, not_dry};
 use crate::ciphertext::{self, Ciphertext, MaterialId};
 use crate::limits::Checks;
-use crate::material::{Oaep, encryption_algorithms};
+use crate::material::{Material, Oaep, encryption_algorithms};
 use crate::refusal::Refusal;
 use crate::request::Shown;
 use anchorhold_kms_wire::shapes::{
@@ -56,10 +56,15 @@ impl Call<'_> {
         plaintext: &[u8],
     ) -> Result<(Blob, MaterialId), Refusal> {
         let (id, material) = self.material(key)?;
-        let secret = material
-            .symmetric()
-            .ok_or_else(|| Refusal::internal(format!("{} is not symmetric", key.arn)))?;
-        let blob = ciphertext::seal(key.record.uuid, &id, secret, pairs, plaintext)?;
+        let of = key.record.uuid;
+        let blob = match material.as_ref() {
+            Material::Symmetric(secret) => ciphertext::seal(of, &id, secret, pairs, plaintext)?,
+            Material::InToken(token) => ciphertext::seal_in_token(of, &id, token, pairs, plaintext)
+                .map_err(|trouble| trouble.refusal(&key.arn))?,
+            Material::Mac(_) | Material::Pair(_) => {
+                return Err(Refusal::internal(format!("{} is not symmetric", key.arn)));
+            }
+        };
         Ok((Blob(blob), id))
     }
 
@@ -111,7 +116,7 @@ impl Call<'_> {
     /// The key that a ciphertext says it was made under.
     fn key_of(&mut self, ciphertext: &Ciphertext<'_>) -> Result<Key, Refusal> {
         match self.record(ciphertext.key)? {
-            Some(record) => Ok(self.named(record, None)),
+            Some(record) => self.named(record, None),
             None => Err(Refusal::new(
                 "AccessDeniedException",
                 "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are not allowed to access.",
@@ -144,22 +149,24 @@ impl Call<'_> {
         }
         let ciphertext = Ciphertext::parse(blob).ok_or_else(not_ours)?;
         let material = self
-            .core
-            .store
-            .material(&key.record, &ciphertext.material)?
+            .material_of(key, &ciphertext.material)?
             .ok_or_else(|| {
                 Refusal::invalid_ciphertext(
                     "the ciphertext names material that the key does not have",
                 )
             })?;
-        let plaintext = material
-            .symmetric()
-            .and_then(|secret| ciphertext.open(secret, pairs))
-            .ok_or_else(|| {
-                Refusal::invalid_ciphertext(
-                    "the ciphertext was changed, or was made with another encryption context",
-                )
-            })?;
+        let opened = match material.as_ref() {
+            Material::Symmetric(secret) => ciphertext.open(secret, pairs),
+            Material::InToken(token) => ciphertext
+                .open_in_token(token, pairs)
+                .map_err(|trouble| trouble.refusal(&key.arn))?,
+            Material::Mac(_) | Material::Pair(_) => None,
+        };
+        let plaintext = opened.ok_or_else(|| {
+            Refusal::invalid_ciphertext(
+                "the ciphertext was changed, or was made with another encryption context",
+            )
+        })?;
         Ok(Opened {
             plaintext,
             material: Some(ciphertext.material),
@@ -318,12 +325,13 @@ impl Answer for DecryptRequest {
         let opened = call.open(&key, &algorithm, &self.encryption_context, blob)?;
         not_dry(self.dry_run)?;
         let (open, sealed) = hand_out(opened.plaintext, recipient.as_ref())?;
+        let material = opened.material;
         Ok(DecryptResponse {
+            key_material_id: material.and_then(|id| key.shown_material(id, recipient.as_ref())),
             key_id: key.arn,
             plaintext: open,
             encryption_algorithm: Some(algorithm),
             ciphertext_for_recipient: sealed,
-            key_material_id: opened.material.map(|id| id.to_string()),
         })
     }
 }
@@ -422,12 +430,15 @@ impl Answer for ReEncryptRequest {
         )?;
         Ok(ReEncryptResponse {
             ciphertext_blob: blob,
+            source_key_material_id: opened
+                .material
+                .and_then(|id| source.shown_material(id, None)),
+            destination_key_material_id: material
+                .and_then(|id| destination.shown_material(id, None)),
             key_id: destination.arn,
             source_key_id: Some(source.arn),
             source_encryption_algorithm: Some(from),
             destination_encryption_algorithm: Some(to),
-            source_key_material_id: opened.material.map(|id| id.to_string()),
-            destination_key_material_id: material.map(|id| id.to_string()),
         })
     }
 }

@@ -13,7 +13,7 @@ use anchorhold_kms_wire::shapes::{
     GenerateDataKeyPairWithoutPlaintextRequest, GenerateDataKeyPairWithoutPlaintextResponse,
     GenerateDataKeyRequest, GenerateDataKeyResponse, GenerateDataKeyWithoutPlaintextRequest,
     GenerateDataKeyWithoutPlaintextResponse, GenerateRandomRequest, GenerateRandomResponse,
-    KeySpec, KeyUsage, RecipientInfo,
+    KeySpec, KeyUsage, Origin, RecipientInfo,
 };
 use zeroize::Zeroizing;
 
@@ -62,6 +62,9 @@ impl Ordered<'_> {
                     key.arn, key.record.spec, self.operation
                 ),
             ));
+        }
+        if self.pair_spec.is_some() && key.record.custom_key_store.is_some() {
+            key.has_origin(&Origin::AwsKms)?;
         }
         Ok((key, recipient))
     }
@@ -149,9 +152,9 @@ impl Answer for GenerateDataKeyRequest {
         Ok(GenerateDataKeyResponse {
             ciphertext_blob: blob,
             plaintext: open,
+            key_material_id: key.shown_material(material, recipient.as_ref()),
             key_id: key.arn,
             ciphertext_for_recipient: sealed,
-            key_material_id: Some(material.to_string()),
         })
     }
 }
@@ -179,8 +182,8 @@ impl Answer for GenerateDataKeyWithoutPlaintextRequest {
         let (blob, material) = call.seal(&key, &self.encryption_context, &data_key)?;
         Ok(GenerateDataKeyWithoutPlaintextResponse {
             ciphertext_blob: blob,
+            key_material_id: key.shown_material(material, None),
             key_id: key.arn,
-            key_material_id: Some(material.to_string()),
         })
     }
 }
@@ -204,10 +207,10 @@ impl Answer for GenerateDataKeyPairRequest {
             private_key_ciphertext_blob: blob,
             private_key_plaintext: open,
             public_key,
+            key_material_id: key.shown_material(material, None),
             key_id: key.arn,
             key_pair_spec: self.key_pair_spec.clone(),
             ciphertext_for_recipient: sealed,
-            key_material_id: Some(material.to_string()),
         })
     }
 }
@@ -232,9 +235,9 @@ impl Answer for GenerateDataKeyPairWithoutPlaintextRequest {
         Ok(GenerateDataKeyPairWithoutPlaintextResponse {
             private_key_ciphertext_blob: blob,
             public_key,
+            key_material_id: key.shown_material(material, None),
             key_id: key.arn,
             key_pair_spec: self.key_pair_spec.clone(),
-            key_material_id: Some(material.to_string()),
         })
     }
 }
@@ -247,7 +250,7 @@ impl Answer for GenerateRandomRequest {
     }
 
     fn is_slow(&self) -> bool {
-        self.recipient.is_some()
+        self.recipient.is_some() || self.custom_key_store_id.is_some()
     }
 
     fn answer(&self, call: &mut Call<'_>) -> Result<GenerateRandomResponse, Refusal> {
@@ -260,16 +263,15 @@ impl Answer for GenerateRandomRequest {
             .number_of_bytes
             .and_then(|length| usize::try_from(length).ok())
             .ok_or_else(|| Refusal::validation("NumberOfBytes is required."))?;
-        if store.is_some() {
-            return Err(Refusal::unsupported(
-                "Custom key stores are not supported by this service.",
-            ));
-        }
         let recipient = call.recipient(self.recipient.as_ref())?;
         let mut context = call.context();
         describe(recipient.as_ref(), &mut context);
         call.authorize_without_key("kms:GenerateRandom", "*", &context, recipient.as_ref())?;
-        let (plaintext, sealed) = hand_out(random(length)?, recipient.as_ref())?;
+        let bytes = match store {
+            None => random(length)?,
+            Some(id) => call.random_of(id, length)?,
+        };
+        let (plaintext, sealed) = hand_out(bytes, recipient.as_ref())?;
         Ok(GenerateRandomResponse {
             plaintext,
             ciphertext_for_recipient: sealed,

@@ -496,7 +496,7 @@ impl Answer for RetireGrantRequest {
                     return Err(bad_token());
                 }
                 let record = call.record(token.key)?.ok_or_else(bad_token)?;
-                (call.named(record, None), token.grant)
+                (call.named(record, None)?, token.grant)
             }
             (None, Some(key), Some(id)) => (call.key_without_alias(key)?, id.clone()),
             _ => {

@@ -50,6 +50,7 @@ impl Answer for CreateKeyRequest {
 
     fn answer(&self, call: &mut Call<'_>) -> Result<CreateKeyResponse, Refusal> {
         let kind = NewKey::of(self)?;
+        let held_by = kind.key_store.clone();
         let account = call.account().to_owned();
         let mut context = call.context();
         kind.describe(&mut context);
@@ -61,6 +62,10 @@ impl Answer for CreateKeyRequest {
             call.authorize_without_key("kms:TagResource", "*", &context, None)?;
         }
 
+        let key_store = match &held_by {
+            None => None,
+            Some(id) => Some(call.own_key_store(id)?),
+        };
         let is_external = kind.origin == Origin::External;
         let policy = self.policy.clone();
         let record = KeyRecord {
@@ -70,10 +75,10 @@ impl Answer for CreateKeyRequest {
             account,
             created_ms: call.now_ms(),
             description: self.description.clone().unwrap_or_default(),
-            state: if is_external {
-                KeyState::PendingImport
-            } else {
-                KeyState::Enabled
+            state: match kind.origin {
+                Origin::External => KeyState::PendingImport,
+                Origin::AwsCloudhsm => KeyState::Creating,
+                _ => KeyState::Enabled,
             },
             usage: kind.usage,
             spec: kind.spec,
@@ -91,9 +96,16 @@ impl Answer for CreateKeyRequest {
             deletion_ms: None,
             pending_window_days: None,
             grants: 0,
+            custom_key_store: held_by,
         };
-        let mut key = call.named(record, None);
+        let mut key = call.named(record, None)?;
         call.check_new_policy(&key, &key.record.policy, bypass)?;
+        if let Some(key_store) = key_store {
+            call.make_in_token(&mut key, &key_store)?;
+            return Ok(CreateKeyResponse {
+                key_metadata: call.metadata(&key)?,
+            });
+        }
         let material = if is_external {
             None
         } else {
@@ -122,6 +134,8 @@ struct NewKey {
     usage: KeyUsage,
     origin: Origin,
     multi_region: bool,
+    /// The custom key store that is to hold it.
+    key_store: Option<String>,
 }
 
 impl NewKey {
@@ -166,19 +180,42 @@ impl NewKey {
                 "KeyUsage {usage} is not compatible with KeySpec {spec}"
             )));
         }
-        if r.custom_key_store_id.is_some()
-            || r.xks_key_id.is_some()
-            || !matches!(origin, Origin::AwsKms | Origin::External)
-        {
-            return Err(Refusal::unsupported(
-                "Custom key stores are not supported by this service.",
-            ));
+        let multi_region = r.multi_region == Some(true);
+        let is_plain = spec == KeySpec::SymmetricDefault && !multi_region;
+        match (&origin, &r.custom_key_store_id) {
+            (Origin::ExternalKeyStore, _) => {
+                return Err(Refusal::unsupported(
+                    "External key stores are not supported by this service.",
+                ));
+            }
+            _ if r.xks_key_id.is_some() => {
+                return Err(Refusal::validation(
+                    "XksKeyId is valid only for keys whose Origin is EXTERNAL_KEY_STORE.",
+                ));
+            }
+            (Origin::AwsCloudhsm, None) => {
+                return Err(Refusal::validation(
+                    "CustomKeyStoreId is required for keys whose Origin is AWS_CLOUDHSM.",
+                ));
+            }
+            (Origin::AwsCloudhsm, Some(_)) if !is_plain => {
+                return Err(Refusal::unsupported(
+                    "Custom key stores hold symmetric encryption keys of a single Region only.",
+                ));
+            }
+            (Origin::AwsCloudhsm, Some(_)) | (_, None) => {}
+            (_, Some(_)) => {
+                return Err(Refusal::validation(format!(
+                    "CustomKeyStoreId cannot be used with the Origin {origin}."
+                )));
+            }
         }
         Ok(Self {
             spec,
             usage,
             origin,
-            multi_region: r.multi_region == Some(true),
+            multi_region,
+            key_store: r.custom_key_store_id.clone(),
         })
     }
 
@@ -279,6 +316,7 @@ impl Call<'_> {
                 record: record.clone(),
                 arn,
                 alias: None,
+                unavailable: false,
             };
             let mut record = record;
             change(&now, &mut record)?;
@@ -312,15 +350,17 @@ impl Call<'_> {
             key_id: record.id().to_string(),
             arn: Some(key.arn.clone()),
             creation_date: Some(Timestamp::from_millis(record.created_ms)),
-            enabled: record.state == KeyState::Enabled,
+            enabled: key.state() == KeyState::Enabled,
             description: record.description.clone(),
             key_usage: Some(record.usage.clone()),
-            key_state: Some(record.state.clone()),
+            key_state: Some(key.state()),
             deletion_date: record.deletion_ms.map(Timestamp::from_millis),
             valid_to: current
                 .and_then(|imported| imported.valid_to_ms)
                 .map(Timestamp::from_millis),
             origin: Some(record.origin.clone()),
+            cloud_hsm_cluster_id: self.cluster_of(record)?,
+            custom_key_store_id: record.custom_key_store.clone(),
             expiration_model: current.map(|imported| match imported.valid_to_ms {
                 Some(_) => ExpirationModel::Expires,
                 None => ExpirationModel::DoesNotExpire,
@@ -338,8 +378,10 @@ impl Call<'_> {
                 KeyState::PendingReplicaDeletion => record.pending_window_days,
                 _ => None,
             },
-            current_key_material_id: match record.spec {
-                KeySpec::SymmetricDefault => record.material.map(|id| id.to_string()),
+            current_key_material_id: match (&record.spec, &record.origin) {
+                (KeySpec::SymmetricDefault, Origin::AwsKms | Origin::External) => {
+                    record.material.map(|id| id.to_string())
+                }
                 _ => None,
             },
             ..KeyMetadata::default()
@@ -463,6 +505,7 @@ impl Answer for ScheduleKeyDeletionRequest {
                 record: record.clone(),
                 arn,
                 alias: None,
+                unavailable: false,
             };
             now.not_pending_deletion()?;
             let record = KeyRecord {

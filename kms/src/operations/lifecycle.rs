@@ -222,6 +222,7 @@ mod tests {
             deletion_ms: None,
             pending_window_days: None,
             grants: 0,
+            custom_key_store: None,
         };
         change(&mut record);
         let new = record.clone();

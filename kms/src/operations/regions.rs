@@ -128,9 +128,10 @@ impl Answer for ReplicateKeyRequest {
                 .map(|tag| (tag.tag_key.clone(), tag.tag_value.clone()))
                 .collect(),
             grants: 0,
+            custom_key_store: None,
             ..key.record.clone()
         };
-        let replica = call.named(replica, None);
+        let replica = call.named(replica, None)?;
         call.check_new_policy(&replica, &replica.record.policy, bypass)?;
         let (id, arn) = (key.record.uuid, key.arn.clone());
         let replica_arn = replica.arn.clone();
@@ -161,6 +162,7 @@ impl Answer for ReplicateKeyRequest {
                 record: primary.clone(),
                 arn,
                 alias: None,
+                unavailable: false,
             };
             now.is_primary()?;
             now.usable_or_pending_import()?;
@@ -236,7 +238,7 @@ impl Answer for UpdatePrimaryRegionRequest {
             return Ok(UpdatePrimaryRegionResponse {});
         }
         // The replica's policy is asked, too.
-        let replica = call.named(replica, None);
+        let replica = call.named(replica, None)?;
         let mut context = call.key_context(&replica)?;
         put_regions(&mut context, &self.primary_region, None);
         call.authorize(action, &replica, &context)?;
@@ -250,6 +252,7 @@ impl Answer for UpdatePrimaryRegionRequest {
                 record: old.clone(),
                 arn: from_arn,
                 alias: None,
+                unavailable: false,
             };
             now.is_primary()?;
             now.usable_or_pending_import()?;
@@ -257,6 +260,7 @@ impl Answer for UpdatePrimaryRegionRequest {
                 record: new.clone(),
                 arn: to_arn,
                 alias: None,
+                unavailable: false,
             };
             then.usable_or_pending_import()?;
             writing.put_key(&KeyRecord {

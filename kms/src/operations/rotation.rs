@@ -22,8 +22,11 @@ const DEFAULT_DAYS: i32 = 365;
 const MOST_ON_DEMAND: u32 = 25;
 
 impl Key {
-    /// Only symmetric keys rotate.
+    /// Only symmetric keys rotate, and not where a token holds them.
     fn rotates(&self) -> Result<(), Refusal> {
+        if self.record.custom_key_store.is_some() {
+            return self.has_origin(&Origin::AwsKms);
+        }
         if self.record.spec == KeySpec::SymmetricDefault {
             return Ok(());
         }
@@ -69,6 +72,7 @@ impl Call<'_> {
                 record: record.clone(),
                 arn,
                 alias: None,
+                unavailable: false,
             };
             now.usable()?;
             let rotation = change(&record);
@@ -191,6 +195,7 @@ impl Answer for RotateKeyOnDemandRequest {
                 record: record.clone(),
                 arn,
                 alias: None,
+                unavailable: false,
             };
             now.usable()?;
             if record.rotations_on_demand >= MOST_ON_DEMAND {

@@ -5,9 +5,17 @@ use crate::refusal::Refusal;
 use anchorhold_kms_wire::shapes::{KeyState, Origin};
 
 impl Key {
+    /// Its state, as it is shown. A key store that is disconnected hides whether its keys are enabled.
+    pub(super) fn state(&self) -> KeyState {
+        match &self.record.state {
+            KeyState::Enabled | KeyState::Disabled if self.unavailable => KeyState::Unavailable,
+            state => state.clone(),
+        }
+    }
+
     /// For operations that use the key.
     pub(super) fn usable(&self) -> Result<(), Refusal> {
-        match &self.record.state {
+        match &self.state() {
             KeyState::Enabled => Ok(()),
             KeyState::Disabled => Err(Refusal::new(
                 "DisabledException",

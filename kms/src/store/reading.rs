@@ -1,9 +1,10 @@
 //! Looking things up. Nothing is believed that does not carry its MAC.
 
-use super::records::{self, AliasRecord, GrantRecord, KeyRecord, Kind};
+use super::records::{self, AliasRecord, GrantRecord, KeyRecord, KeyStoreRecord, Kind};
 use super::{
-    ALIASES, ALIASES_OF_KEY, GRANTS, KEYS, KEYS_OF_ACCOUNT, Keys, MATERIAL_PURPOSE, MATERIALS,
-    RETIRABLE, Store, StoreError, alias_name, grant_name, key_name, material_name,
+    ALIASES, ALIASES_OF_KEY, GRANTS, KEY_STORES, KEYS, KEYS_OF_ACCOUNT, Keys, MATERIAL_PURPOSE,
+    MATERIALS, RETIRABLE, Store, StoreError, alias_name, grant_name, key_name, key_store_name,
+    material_name,
 };
 use crate::ciphertext::MaterialId;
 use crate::material::{Material, NotMaterial};
@@ -125,7 +126,54 @@ pub(super) fn grant(
     }
 }
 
+pub(super) fn key_store(
+    keys: &Keys,
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    region: &str,
+    account: &str,
+    id: &str,
+) -> Result<Option<KeyStoreRecord>, StoreError> {
+    let name = key_store_name(region, account, id);
+    match table.get(name.as_str())? {
+        None => Ok(None),
+        Some(value) => records::read(keys, Kind::KeyStore, &name, value.value()).map(Some),
+    }
+}
+
+/// All key stores for which something holds.
+pub(super) fn key_stores(
+    keys: &Keys,
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    holds: impl Fn(&KeyStoreRecord) -> bool,
+) -> Result<Vec<KeyStoreRecord>, StoreError> {
+    let page = scan(table, "", ALL, |name, value| {
+        let record: KeyStoreRecord = records::read(keys, Kind::KeyStore, name, value)?;
+        Ok(holds(&record).then_some(record))
+    })?;
+    Ok(page.items)
+}
+
 impl Store {
+    /// A key store of an account.
+    pub(crate) fn key_store(
+        &self,
+        region: &str,
+        account: &str,
+        id: &str,
+    ) -> Result<Option<KeyStoreRecord>, StoreError> {
+        let table = self.database.begin_read()?.open_table(KEY_STORES)?;
+        key_store(&self.keys, &table, region, account, id)
+    }
+
+    /// All key stores for which something holds, by Region, account and id.
+    pub(crate) fn key_stores_where(
+        &self,
+        holds: impl Fn(&KeyStoreRecord) -> bool,
+    ) -> Result<Vec<KeyStoreRecord>, StoreError> {
+        let table = self.database.begin_read()?.open_table(KEY_STORES)?;
+        key_stores(&self.keys, &table, holds)
+    }
+
     pub(crate) fn key(&self, region: &str, id: Uuid) -> Result<Option<KeyRecord>, StoreError> {
         let generation = self.database.generation();
         self.kept

@@ -5,7 +5,7 @@ use super::{Keys, StoreError};
 use crate::ciphertext::MaterialId;
 use crate::key_name::{KeyId, key_arn};
 use anchorhold_kms_wire::shapes::{
-    GrantOperation, KeySpec, KeyState, KeyUsage, Origin, RotationType,
+    ConnectionErrorCode, GrantOperation, KeySpec, KeyState, KeyUsage, Origin, RotationType,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,9 @@ pub(crate) struct KeyRecord {
     pub(crate) pending_window_days: Option<i32>,
     /// How many there are, so that requests need not look for none.
     pub(crate) grants: u32,
+    /// The custom key store that holds the material.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) custom_key_store: Option<String>,
 }
 
 /// One generation of a key's material.
@@ -109,6 +112,31 @@ pub(crate) struct GrantRecord {
     pub(crate) context_subset: BTreeMap<String, String>,
 }
 
+/// A custom key store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeyStoreRecord {
+    /// `cks-` and 17 hex digits.
+    pub(crate) id: String,
+    pub(crate) region: String,
+    pub(crate) account: String,
+    pub(crate) name: String,
+    /// The configuration's name for the token.
+    pub(crate) cluster: String,
+    /// PEM, as it was given.
+    pub(crate) trust_anchor: String,
+    /// Sealed.
+    #[serde(with = "hex::serde")]
+    pub(crate) password: Vec<u8>,
+    pub(crate) created_ms: i64,
+    /// Whether it is to be connected.
+    pub(crate) connected: bool,
+    /// Why it could not be connected; then it is not tried again before somebody has looked.
+    pub(crate) failure: Option<ConnectionErrorCode>,
+    /// Material of keys that are gone, which may still be in the token.
+    pub(crate) leftovers: Vec<MaterialId>,
+}
+
 impl KeyRecord {
     pub(crate) fn id(&self) -> KeyId {
         KeyId {
@@ -153,6 +181,7 @@ pub(super) enum Kind {
     Key,
     Alias,
     Grant,
+    KeyStore,
 }
 
 fn mac(keys: &Keys, kind: Kind, name: &str, json: &[u8]) -> [u8; 32] {
@@ -160,6 +189,7 @@ fn mac(keys: &Keys, kind: Kind, name: &str, json: &[u8]) -> [u8; 32] {
         Kind::Key => b"key",
         Kind::Alias => b"alias",
         Kind::Grant => b"grant",
+        Kind::KeyStore => b"key store",
     };
     keys.records.mac(&[kind, name.as_bytes(), json])
 }

@@ -28,6 +28,7 @@ fn record(policy: &str) -> KeyRecord {
         deletion_ms: None,
         pending_window_days: None,
         grants: 0,
+        custom_key_store: None,
     }
 }
 
@@ -93,6 +94,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
     let changed = KeyRecord {
         policy: "p2".to_owned(),
         grants: 1,
+        custom_key_store: None,
         ..key.clone()
     };
     store

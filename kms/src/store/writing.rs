@@ -1,11 +1,12 @@
 //! A change in the making: it sees what is there and says what is to be. Nothing of it counts
 //! before the whole is on disk.
 
-use super::reading::{self, ALL, scan};
-use super::records::{self, AliasRecord, GrantRecord, KeyRecord, Kind};
+use super::reading::{self, ALL, Cut, scan};
+use super::records::{self, AliasRecord, GrantRecord, KeyRecord, KeyStoreRecord, Kind};
 use super::{
-    ALIASES, ALIASES_OF_KEY, GRANTS, KEYS, KEYS_OF_ACCOUNT, Keys, MATERIAL_PURPOSE, MATERIALS,
-    RETIRABLE, StoreError, alias_name, grant_name, key_name, material_name,
+    ALIASES, ALIASES_OF_KEY, GRANTS, KEY_STORES, KEYS, KEYS_OF_ACCOUNT, Keys, MATERIAL_PURPOSE,
+    MATERIALS, RETIRABLE, StoreError, alias_name, grant_name, key_name, key_store_name,
+    material_name,
 };
 use crate::ciphertext::MaterialId;
 use redb::{ReadableMultimapTable as _, WriteTransaction};
@@ -47,6 +48,14 @@ impl<'a> Writing<'a> {
     pub(crate) fn remove_key(&self, record: &KeyRecord) -> Result<(), StoreError> {
         for material in &record.materials {
             self.remove_material(record, &material.id)?;
+        }
+        if let Some(id) = &record.custom_key_store
+            && let Some(mut held_by) = self.key_store(&record.region, &record.account, id)?
+        {
+            // A token is no part of a transaction: its key is destroyed afterwards.
+            let leftovers = record.materials.iter().map(|material| material.id);
+            held_by.leftovers.extend(leftovers);
+            self.put_key_store(&held_by)?;
         }
         let name = key_name(&record.region, record.uuid);
         let mut names: Vec<String> = Vec::new();
@@ -95,6 +104,56 @@ impl<'a> Writing<'a> {
         let mut materials = self.transaction.open_table(MATERIALS)?;
         materials.remove(name.as_slice())?;
         Ok(())
+    }
+
+    pub(crate) fn key_store(
+        &self,
+        region: &str,
+        account: &str,
+        id: &str,
+    ) -> Result<Option<KeyStoreRecord>, StoreError> {
+        let table = self.transaction.open_table(KEY_STORES)?;
+        reading::key_store(self.keys, &table, region, account, id)
+    }
+
+    pub(crate) fn key_stores(&self) -> Result<Vec<KeyStoreRecord>, StoreError> {
+        let table = self.transaction.open_table(KEY_STORES)?;
+        reading::key_stores(self.keys, &table, |_| true)
+    }
+
+    /// Adds a key store, or replaces its record.
+    pub(crate) fn put_key_store(&self, record: &KeyStoreRecord) -> Result<(), StoreError> {
+        let name = key_store_name(&record.region, &record.account, &record.id);
+        let value = records::write(self.keys, Kind::KeyStore, &name, record);
+        let mut table = self.transaction.open_table(KEY_STORES)?;
+        table.insert(name.as_str(), value.as_slice())?;
+        Ok(())
+    }
+
+    pub(crate) fn remove_key_store(&self, record: &KeyStoreRecord) -> Result<(), StoreError> {
+        let name = key_store_name(&record.region, &record.account, &record.id);
+        let mut table = self.transaction.open_table(KEY_STORES)?;
+        table.remove(name.as_str())?;
+        Ok(())
+    }
+
+    /// Whether any key has its material in this key store.
+    pub(crate) fn holds_keys(&self, key_store: &KeyStoreRecord) -> Result<bool, StoreError> {
+        let table = self.transaction.open_table(KEYS)?;
+        let page = scan(
+            &table,
+            "",
+            Cut {
+                after: None,
+                limit: 1,
+            },
+            |name, value| {
+                let record: KeyRecord = records::read(self.keys, Kind::Key, name, value)?;
+                let held = record.custom_key_store.as_ref() == Some(&key_store.id);
+                Ok(held.then_some(()))
+            },
+        )?;
+        Ok(!page.items.is_empty())
     }
 
     pub(crate) fn alias(

@@ -14,6 +14,7 @@ mod connections;
 mod grants;
 mod import;
 mod keeping;
+mod key_stores;
 mod keys;
 mod operations;
 mod policies;

@@ -110,6 +110,56 @@ async fn keys_that_this_service_cannot_make_are_refused() {
                 origin: Some(Origin::AwsCloudhsm),
                 ..base()
             },
+            "ValidationException",
+        ),
+        (
+            CreateKeyRequest {
+                origin: Some(Origin::AwsCloudhsm),
+                custom_key_store_id: Some("cks-1".to_owned()),
+                ..base()
+            },
+            "CustomKeyStoreNotFoundException",
+        ),
+        (
+            CreateKeyRequest {
+                origin: Some(Origin::AwsCloudhsm),
+                custom_key_store_id: Some("cks-1".to_owned()),
+                multi_region: Some(true),
+                ..base()
+            },
+            "UnsupportedOperationException",
+        ),
+        (
+            CreateKeyRequest {
+                origin: Some(Origin::AwsCloudhsm),
+                custom_key_store_id: Some("cks-1".to_owned()),
+                key_spec: Some(KeySpec::Hmac256),
+                key_usage: Some(KeyUsage::GenerateVerifyMac),
+                ..base()
+            },
+            "UnsupportedOperationException",
+        ),
+        (
+            CreateKeyRequest {
+                custom_key_store_id: Some("cks-1".to_owned()),
+                ..base()
+            },
+            "ValidationException",
+        ),
+        (
+            CreateKeyRequest {
+                xks_key_id: Some("x".to_owned()),
+                ..base()
+            },
+            "ValidationException",
+        ),
+        (
+            CreateKeyRequest {
+                origin: Some(Origin::ExternalKeyStore),
+                custom_key_store_id: Some("cks-1".to_owned()),
+                xks_key_id: Some("x".to_owned()),
+                ..base()
+            },
             "UnsupportedOperationException",
         ),
         (

@@ -221,7 +221,7 @@ async fn bodies_and_targets_that_are_no_request_are_refused() {
             "UnsupportedOperationException",
         ),
         (
-            "TrentService.CreateCustomKeyStore",
+            "TrentService.GetKeyLastUsage",
             "{}",
             "UnsupportedOperationException",
         ),
