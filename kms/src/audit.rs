@@ -21,7 +21,7 @@ pub use verify::{Finding, Report, verify, verify_without_key};
 
 use head::{Head, HeadFile};
 use line::Place;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -223,22 +223,23 @@ impl AuditLog {
         };
         if last.is_none() && !store_is_new {
             tracing::warn!("there was no audit log beside the store; a new one is begun");
-            log.write(&json!({
+            let record = json!({
                 "eventName": "AuditLogBegun",
                 "eventType": "AwsServiceEvent",
                 "eventSource": "kms.amazonaws.com",
                 "anchorhold": {"reason": "there was no audit log beside a store that is older"},
-            }))?;
+            });
+            log.write(record.to_string().into_bytes())?;
         }
         Ok(log)
     }
 
-    /// Writes one line; `record` is an object with at least one member and none named `chain`.
-    pub(crate) fn write(&self, record: &Value) -> Result<(), AuditError> {
-        let text = record.to_string();
-        if text.len() > files::MAX_LINE_BYTES - 1024 {
-            return Err(AuditError::TooLong(text.len()));
+    /// Writes one line; `record` is the JSON of an object with at least one member and none named `chain`.
+    pub(crate) fn write(&self, mut record: Vec<u8>) -> Result<(), AuditError> {
+        if record.len() > files::MAX_LINE_BYTES - 1024 {
+            return Err(AuditError::TooLong(record.len()));
         }
+        record.reserve(line::CHAIN_BYTES);
         let mut end = self.end();
         if end.broken {
             return Err(AuditError::Broken(self.path.clone()));
@@ -246,7 +247,8 @@ impl AuditLog {
         if end.length >= self.settings.file_bytes {
             self.begin_file(&mut end);
         }
-        let mut line = line::write(&text, &end.next, &self.key).into_bytes();
+        let mut line = record;
+        line::write(&mut line, &end.next, &self.key);
         let hash = line::sha256_hex(&line);
         line.push(b'\n');
         if let Err(source) = end.file.write_all(&line) {

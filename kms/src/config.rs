@@ -54,6 +54,8 @@
 //! # ecc = 1000
 //! # ml_dsa = 1000
 //! # management = 15                      # each other operation by itself
+//! # [quotas.data_key_pairs]              # pairs of data keys by their KeyPairSpec; AWS's own: ECC_… 100, RSA_2048 1,
+//! # RSA_4096 = 0.1                       # RSA_3072 0.5, RSA_4096 0.1
 //! # [quotas.operations]                  # operations with a quota of their own
 //! # CreateKey = 5
 //!
@@ -99,6 +101,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::identity::Identity;
 use crate::policy::{IdentityPolicy, Kind, Policy, PolicyError, Principal};
 use anchorhold_attestation::{Anchor, AnchorError};
+use anchorhold_kms_wire::shapes::DataKeyPairSpec;
 use root_key::RootKeyTable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -321,6 +324,9 @@ pub enum ConfigError {
     /// A quota for what is no operation.
     #[error("[quotas.operations]: AWS KMS has no operation {0:?}")]
     Operation(String),
+    /// A quota for what is no pair of data keys.
+    #[error("[quotas.data_key_pairs]: AWS KMS has no KeyPairSpec {0:?}")]
+    PairSpec(String),
     /// A limit of zero.
     #[error("{0} must not be zero")]
     Zero(&'static str),
@@ -454,6 +460,7 @@ struct QuotasTable {
     ecc: Option<u32>,
     ml_dsa: Option<u32>,
     management: Option<u32>,
+    data_key_pairs: BTreeMap<String, f64>,
     operations: BTreeMap<String, u32>,
 }
 
@@ -614,7 +621,16 @@ fn quotas(table: QuotasTable) -> Result<Quotas, ConfigError> {
             return Err(ConfigError::Zero("a quota in [quotas.operations]"));
         }
     }
+    for (spec, quota) in &table.data_key_pairs {
+        if !DataKeyPairSpec::from(spec.as_str()).is_known() {
+            return Err(ConfigError::PairSpec(spec.clone()));
+        }
+        if !(quota.is_finite() && *quota > 0.0) {
+            return Err(ConfigError::Zero("a quota in [quotas.data_key_pairs]"));
+        }
+    }
     Ok(Quotas {
+        data_key_pairs: table.data_key_pairs,
         symmetric: table.symmetric,
         rsa: table.rsa,
         ecc: table.ecc,
@@ -784,6 +800,11 @@ expires = 2027-01-01T00:00:00+01:00
             format!("{base}[limits]\ndrain_seconds = 0\n"),
             format!("{base}[quotas]\nrsa = 0\n"),
             format!("{base}[quotas.operations]\nMakeKey = 1\n"),
+            format!("{base}[quotas.data_key_pairs]\nRSA_1024 = 1\n"),
+            format!("{base}[quotas.data_key_pairs]\nRSA_2048 = 0\n"),
+            format!(
+                "{base}[[clusters]]\nid = \"x\"\naccount = \"111122223333\"\nmodule = \"m\"\ntoken = \"t\"\n"
+            ),
             format!("{base}[metrics]\nlisten = \"nowhere\"\n"),
             format!("{base}[root_key]\nfile = \"a\"\npassphrase_file = \"b\"\n"),
             format!("{base}[root_key]\npassphrase = \"in the open\"\n"),

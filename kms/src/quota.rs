@@ -3,13 +3,14 @@
 //! What is not configured is not limited. The time is an argument. Only accounts that have signed are
 //! counted, so that nobody can use up the quota of another or fill the memory.
 
+use anchorhold_kms_wire::shapes::DataKeyPairSpec;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Requests a second that each account may make. `None`: any number. A burst may take one second's worth at
 /// once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Quotas {
     /// Cryptographic operations with symmetric and HMAC keys, and `GenerateRandom`, together.
     pub symmetric: Option<u32>,
@@ -19,6 +20,9 @@ pub struct Quotas {
     pub ecc: Option<u32>,
     /// Signatures by ML-DSA keys, together.
     pub ml_dsa: Option<u32>,
+    /// Pairs of data keys, by their spec (`RSA_2048`): both operations that make them, together. Below one a
+    /// second it is one in so much time.
+    pub data_key_pairs: BTreeMap<String, f64>,
     /// Each operation that is not cryptographic, by itself.
     pub management: Option<u32>,
     /// Operations with a quota of their own, by name; it takes the place of the class's.
@@ -32,6 +36,8 @@ pub(crate) enum Class {
     Rsa,
     Ecc,
     MlDsa,
+    /// Pairs of data keys of this spec.
+    DataKeyPair(&'static str),
     /// An operation by itself.
     Operation(&'static str),
 }
@@ -53,9 +59,19 @@ const CRYPTOGRAPHIC: [&str; 12] = [
 ];
 
 impl Class {
-    /// By the operation, and by the algorithm that the request names: `RSAES_OAEP_SHA_256`,
-    /// `ECDSA_SHA_256`, `SYMMETRIC_DEFAULT`.
+    /// By the operation, and by the algorithm or the pair's spec that the request names: `RSAES_OAEP_SHA_256`,
+    /// `ECDSA_SHA_256`, `SYMMETRIC_DEFAULT`, `RSA_2048`.
     pub(crate) fn of(operation: &'static str, algorithm: Option<&str>) -> Self {
+        if let ("GenerateDataKeyPair" | "GenerateDataKeyPairWithoutPlaintext", Some(name)) =
+            (operation, algorithm)
+        {
+            let known = DataKeyPairSpec::ALL
+                .iter()
+                .find(|spec| spec.as_str() == name);
+            return known.map_or(Self::Operation(operation), |spec| {
+                Self::DataKeyPair(spec.as_str())
+            });
+        }
         if operation == "GetPublicKey" || !CRYPTOGRAPHIC.contains(&operation) {
             return Self::Operation(operation);
         }
@@ -101,12 +117,14 @@ impl QuotaBook {
         let class = Class::of(operation, algorithm);
         let own = self.quotas.operations.get(operation).copied();
         let (class, rate) = match own {
-            Some(rate) => (Class::Operation(operation), Some(rate)),
+            Some(rate) => (Class::Operation(operation), Some(f64::from(rate))),
             None => (class, self.rate(class)),
         };
-        let Some(rate) = rate.map(f64::from) else {
+        let Some(rate) = rate else {
             return true;
         };
+        // At least one can be taken at some time.
+        let most = rate.max(1.0);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if !buckets.contains_key(account) {
             buckets.insert(account.to_owned(), Vec::new());
@@ -120,7 +138,7 @@ impl QuotaBook {
                 of_account.push((
                     class,
                     Bucket {
-                        left: rate,
+                        left: most,
                         at: now,
                     },
                 ));
@@ -130,7 +148,7 @@ impl QuotaBook {
         let bucket = &mut of_account[at].1;
         // A clock that goes back gives nothing; once it goes on, a second's worth at most.
         let since = now.duration_since(bucket.at).unwrap_or(Duration::ZERO);
-        bucket.left = (bucket.left + since.as_secs_f64() * rate).min(rate);
+        bucket.left = (bucket.left + since.as_secs_f64() * rate).min(most);
         bucket.at = now;
         if bucket.left < 1.0 {
             return false;
@@ -139,14 +157,16 @@ impl QuotaBook {
         true
     }
 
-    fn rate(&self, class: Class) -> Option<u32> {
-        match class {
+    fn rate(&self, class: Class) -> Option<f64> {
+        let rate = match class {
+            Class::DataKeyPair(spec) => return self.quotas.data_key_pairs.get(spec).copied(),
             Class::Symmetric => self.quotas.symmetric,
             Class::Rsa => self.quotas.rsa,
             Class::Ecc => self.quotas.ecc,
             Class::MlDsa => self.quotas.ml_dsa,
             Class::Operation(_) => self.quotas.management,
-        }
+        };
+        rate.map(f64::from)
     }
 }
 
@@ -167,6 +187,21 @@ mod tests {
             ("GenerateMac", Some("HMAC_SHA_256"), Class::Symmetric),
             ("CreateKey", None, Class::Operation("CreateKey")),
             ("GetPublicKey", None, Class::Operation("GetPublicKey")),
+            (
+                "GenerateDataKeyPair",
+                Some("RSA_2048"),
+                Class::DataKeyPair("RSA_2048"),
+            ),
+            (
+                "GenerateDataKeyPairWithoutPlaintext",
+                Some("RSA_2048"),
+                Class::DataKeyPair("RSA_2048"),
+            ),
+            (
+                "GenerateDataKeyPair",
+                Some("NONE"),
+                Class::Operation("GenerateDataKeyPair"),
+            ),
         ] {
             assert_eq!(Class::of(operation, algorithm), class, "{operation}");
         }
@@ -195,5 +230,24 @@ mod tests {
         let much_later = now + Duration::from_secs(3600);
         assert!(take("1", "Decrypt", much_later) && take("1", "Decrypt", much_later));
         assert!(!take("1", "Decrypt", much_later));
+    }
+
+    #[test]
+    fn pairs_of_data_keys_have_a_quota_by_their_spec_which_may_be_below_one_a_second() {
+        let book = QuotaBook::new(Quotas {
+            symmetric: Some(1),
+            data_key_pairs: BTreeMap::from([("RSA_4096".to_owned(), 0.1)]),
+            ..Quotas::default()
+        });
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let pair = "GenerateDataKeyPair";
+        let take = |operation, spec, after| {
+            book.take("1", operation, Some(spec), now + Duration::from_secs(after))
+        };
+        assert!(take(pair, "RSA_4096", 0));
+        assert!(!take("GenerateDataKeyPairWithoutPlaintext", "RSA_4096", 5));
+        assert!((0..100).all(|_| take(pair, "RSA_2048", 5)));
+        assert!(take(pair, "RSA_4096", 11) && !take(pair, "RSA_4096", 11));
+        assert!(take("Decrypt", "SYMMETRIC_DEFAULT", 11));
     }
 }

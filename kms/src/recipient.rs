@@ -4,14 +4,16 @@
 //! A document that fails in any way refuses the request; there is no way from here back to an
 //! answer in the open. The caller learns that the document is bad and nothing else.
 
+use crate::cache::Cache;
 use crate::policy::Context;
 use crate::refusal::Refusal;
 use anchorhold_attestation::{
     Anchor, ChainError, Time, Unverified, Verified, Verifier, VerifyError,
 };
-use anchorhold_kms_wire::recipient;
+use anchorhold_kms_wire::recipient::SealingKey;
 use anchorhold_kms_wire::shapes::{Blob, KeyEncryptionAlgorithm, RecipientInfo};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest document, in bytes, as AWS has it.
@@ -27,12 +29,15 @@ pub(crate) struct Rules {
     pub(crate) max_age: Duration,
     pub(crate) max_skew: Duration,
     pub(crate) allow_debug: bool,
+    /// Enclaves' keys that were read and checked, by what they are in a document: an enclave has one key, and
+    /// a new document for each request.
+    pub(crate) keys: Cache<Vec<u8>, Arc<SealingKey>>,
 }
 
 /// An enclave whose document was verified and which has a key to seal to.
 pub(crate) struct Recipient {
     verified: Verified,
-    public_key: Vec<u8>,
+    public_key: Arc<SealingKey>,
     /// Whether measurements of zero count as values.
     zeros_count: bool,
 }
@@ -96,9 +101,13 @@ impl Rules {
             .map_err(|error| refused(&explained(&error)))?;
         let public_key = verified
             .public_key()
-            .ok_or_else(|| refused("it has no public key to encrypt the answer to"))?
-            .to_vec();
-        recipient::check_public_key(&public_key).map_err(|error| refused(&error.to_string()))?;
+            .ok_or_else(|| refused("it has no public key to encrypt the answer to"))?;
+        // Its bytes are all that a key is: there is no generation to it.
+        let public_key = self.keys.get_or(public_key, 0, || {
+            SealingKey::read(public_key)
+                .map(Arc::new)
+                .map_err(|error| refused(&error.to_string()))
+        })?;
         Ok(Recipient {
             verified,
             public_key,
@@ -194,7 +203,8 @@ impl Recipient {
 
     /// The envelope for this enclave.
     pub(crate) fn seal(&self, plaintext: &[u8]) -> Result<Blob, Refusal> {
-        recipient::seal(&self.public_key, plaintext)
+        self.public_key
+            .seal(plaintext)
             .map(Blob)
             .map_err(|error| Refusal::internal(format!("the envelope could not be made: {error}")))
     }

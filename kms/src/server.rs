@@ -163,6 +163,7 @@ impl Service {
                 max_age: config.max_document_age,
                 max_skew: config.max_clock_skew,
                 allow_debug: config.allow_debug,
+                keys: Cache::new(),
             },
             directory,
             audit,
@@ -644,14 +645,14 @@ async fn respond(
     );
     drop(body);
     let concluded = if prepared.is_slow() {
-        Err(prepared)
+        Err(Box::new(prepared))
     } else {
         core.conclude_at_once(prepared, began)
     };
     let answer = match concluded {
         Ok(answer) => Some(answer),
         Err(prepared) => {
-            let task = tokio::task::spawn_blocking(move || core.conclude(prepared, began));
+            let task = tokio::task::spawn_blocking(move || core.conclude(*prepared, began));
             // It fails only by a panic or the end of the runtime; either way there is no answer.
             task.await.ok()
         }

@@ -10,24 +10,26 @@ use crate::identity::{Caller, Directory};
 use crate::key_stores::KeyStores;
 use crate::metrics::{self, Metrics, RequestOutcome};
 use crate::operations::{Call, Note};
-use crate::policy::{Policy, PrincipalKind};
+use crate::policy::Policy;
 use crate::quota::QuotaBook;
 use crate::recipient::Rules;
 use crate::refusal::Refusal;
-use crate::request::{Request, RequestError, is_read_only, operation_name};
+use crate::request::{Request, RequestError, operation_name};
 use crate::store::Store;
 use crate::sts;
 use anchorhold_kms_wire::shapes::{self, ErrorBody};
 use anchorhold_kms_wire::sigv4::{DEFAULT_MAX_SKEW, Expected, Presented};
 use http::{Method, StatusCode, request::Parts};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 use uuid::Uuid;
 use zeroize::Zeroizing;
+
+mod record;
 
 /// What all requests share.
 pub(crate) struct Core {
@@ -143,7 +145,7 @@ impl Core {
             self.attempt(&mut event, &caller, &asked, true)
                 .unwrap_or_else(|| Err(Refusal::internal("the request was not brought to its end")))
         });
-        self.close(event, outcome, began)
+        self.close(&event, outcome, began)
     }
 
     /// The same on a thread that may not wait; gives the request back where that turns out to be needed.
@@ -151,7 +153,7 @@ impl Core {
         &self,
         prepared: Prepared,
         began: Instant,
-    ) -> Result<Answer, Prepared> {
+    ) -> Result<Answer, Box<Prepared>> {
         let Prepared { mut event, outcome } = prepared;
         let outcome = match outcome {
             Err(refusal) => Err(refusal),
@@ -160,11 +162,11 @@ impl Core {
                 None => {
                     event.note = Note::default();
                     let outcome = Ok((caller, asked));
-                    return Err(Prepared { event, outcome });
+                    return Err(Box::new(Prepared { event, outcome }));
                 }
             },
         };
-        Ok(self.close(event, outcome, began))
+        Ok(self.close(&event, outcome, began))
     }
 
     /// Does what is asked. `None` where that means waiting, and `may_wait` forbids it; then nothing was done.
@@ -200,7 +202,7 @@ impl Core {
     /// Writes the audit log, and answers.
     fn close(
         &self,
-        event: Event,
+        event: &Event,
         outcome: Result<Zeroizing<Vec<u8>>, Refusal>,
         began: Instant,
     ) -> Answer {
@@ -210,8 +212,7 @@ impl Core {
         {
             tracing::error!(request = %event.request_id, reason = refusal.reason, "internal error");
         }
-        let record = event.record(outcome.as_ref().err());
-        let written = self.audit.write(&record);
+        let written = self.audit.write(event.line(outcome.as_ref().err()));
         self.audit_fails.store(written.is_err(), Ordering::Release);
         let outcome = match written {
             Ok(()) => outcome,
@@ -220,7 +221,7 @@ impl Core {
                 Err(Refusal::internal(error.to_string()))
             }
         };
-        self.count(&event, outcome.as_ref().err(), began);
+        self.count(event, outcome.as_ref().err(), began);
         let content_type = if is_sts {
             sts::CONTENT_TYPE
         } else {
@@ -350,6 +351,7 @@ impl Core {
             "encryptionAlgorithm",
             "signingAlgorithm",
             "keyAgreementAlgorithm",
+            "keyPairSpec",
         ]
         .into_iter()
         .find_map(|name| event.parameters[name].as_str());
@@ -377,98 +379,5 @@ fn lower_camel(name: &str) -> String {
     match chars.next() {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
-    }
-}
-
-impl Event {
-    /// In the shape of CloudTrail's records; `anchorhold` is ours.
-    fn record(&self, refusal: Option<&Refusal>) -> Value {
-        let operation = self.operation.as_deref().unwrap_or("Unknown");
-        let seconds = self
-            .time
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|since| i64::try_from(since.as_secs()).ok())
-            .unwrap_or(0);
-        let time = jiff::Timestamp::from_second(seconds).map(|t| t.to_string());
-        let mut record = json!({
-            "eventVersion": "1.11",
-            "userIdentity": self.identity(),
-            "eventTime": time.unwrap_or_default(),
-            "eventSource": if self.is_sts { "sts.amazonaws.com" } else { "kms.amazonaws.com" },
-            "eventName": operation,
-            "awsRegion": self.region,
-            "sourceIPAddress": self.origin.address.to_canonical().to_string(),
-            "userAgent": self.user_agent,
-            "requestParameters": self.parameters,
-            "responseElements": null,
-            "requestID": self.request_id.to_string(),
-            "eventID": Uuid::new_v4().to_string(),
-            "readOnly": is_read_only(operation),
-            "eventType": "AwsApiCall",
-            "managementEvent": true,
-            "eventCategory": "Management",
-            "anchorhold": {},
-        });
-        if let Some(caller) = &self.caller {
-            record["recipientAccountId"] = caller.principal.account().into();
-        }
-        if !self.note.resources.is_empty() {
-            record["resources"] = self
-                .note
-                .resources
-                .iter()
-                .map(|(account, arn)| {
-                    let kind = if arn.contains(":alias/") {
-                        "AWS::KMS::Alias"
-                    } else {
-                        "AWS::KMS::Key"
-                    };
-                    json!({"accountId": account, "type": kind, "ARN": arn})
-                })
-                .collect();
-        }
-        if let Some(recipient) = &self.note.recipient {
-            record["additionalEventData"] = json!({ "recipient": recipient });
-        }
-        match refusal {
-            None => record["anchorhold"]["allowedBy"] = self.note.allowed_by.clone().into(),
-            Some(refusal) => {
-                record["errorCode"] = refusal.kind.into();
-                record["errorMessage"] = refusal.message.clone().into();
-                record["anchorhold"]["reason"] = refusal.reason.clone().into();
-                if !refusal.trace.is_empty() {
-                    record["anchorhold"]["trace"] = json!(refusal.trace);
-                }
-            }
-        }
-        record
-    }
-
-    fn identity(&self) -> Value {
-        let Some(caller) = &self.caller else {
-            // Whoever it was has not shown to be that principal.
-            return json!({"type": "Unknown", "accessKeyId": self.presented_key});
-        };
-        let principal = &caller.principal;
-        let mut identity = json!({
-            "arn": principal.arn(),
-            "accountId": principal.account(),
-            "accessKeyId": caller.access_key_id,
-        });
-        match principal.kind() {
-            PrincipalKind::Root => identity["type"] = "Root".into(),
-            PrincipalKind::User => {
-                identity["type"] = "IAMUser".into();
-                identity["userName"] = principal.arn().rsplit('/').next().into();
-            }
-            PrincipalKind::Session { role } => {
-                identity["type"] = "AssumedRole".into();
-                identity["sessionContext"] = json!({"sessionIssuer": {
-                    "type": "Role", "arn": role, "accountId": principal.account(),
-                }});
-            }
-        }
-        identity
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! The answer is for the key's owner: it holds what the service never tells its callers.
 
+use crate::cache::Cache;
 use crate::circumstances::Circumstances;
 use crate::identity::Caller;
 use crate::policy::{
@@ -163,6 +164,7 @@ fn describe(
         max_age,
         max_skew: Duration::from_secs(60),
         allow_debug: false,
+        keys: Cache::new(),
     };
     let recipient = rules
         .check(&RecipientInfo::new(document.to_vec()), at)

@@ -236,11 +236,9 @@ impl Store {
 
     /// A key store's password, encrypted for its record.
     pub(crate) fn seal_password(&self, id: &str, password: &str) -> Result<Vec<u8>, NoRandomness> {
-        let sealed = self
-            .keys
+        self.keys
             .passwords
-            .seal(PASSWORD_PURPOSE, id.as_bytes(), password.as_bytes());
-        sealed
+            .seal(PASSWORD_PURPOSE, id.as_bytes(), password.as_bytes())
     }
 
     /// The password of a key store.

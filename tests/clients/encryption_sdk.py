@@ -1,6 +1,6 @@
 """The AWS Encryption SDK for Python, unmodified, over our key service.
 
-seal KEY_ARN (commit|signed) PLAINTEXT MESSAGE    open KEY_ARN MESSAGE PLAINTEXT
+seal KEY_ARN (commit|signed) PLAINTEXT MESSAGE    open KEY_ARN MESSAGE PLAINTEXT    cached KEY_ARN COUNT
 The endpoint, CA, Region and credentials come from AWS's usual variables.
 """
 
@@ -41,6 +41,22 @@ def main(action, key, *rest):
                     plaintext.write(piece)
                 for name, value in CONTEXT.items():
                     assert stream.header.encryption_context.get(name) == value, name
+    elif action == "cached":
+        # One data key for all messages, and one request to open it.
+        materials = aws_encryption_sdk.CachingCryptoMaterialsManager(
+            master_key_provider=provider,
+            cache=aws_encryption_sdk.LocalCryptoMaterialsCache(capacity=10),
+            max_age=600.0,
+        )
+        sealed = []
+        for number in range(int(rest[0])):
+            message, _ = client.encrypt(
+                source=f"message {number}".encode(), materials_manager=materials, encryption_context=CONTEXT
+            )
+            sealed.append(message)
+        for number, message in enumerate(sealed):
+            plaintext, _ = client.decrypt(source=message, materials_manager=materials)
+            assert plaintext == f"message {number}".encode(), number
     else:
         sys.exit(__doc__)
 

@@ -1,4 +1,4 @@
-//! Clients written by others, unmodified, over our key service: boto3 and the
+//! Clients written by others, unmodified, over our key service: boto3, the AWS CLI, AWS's SDK for Rust, and the
 //! AWS Encryption SDK for Python. Set up by `tests/clients/setup DIR`, found in
 //! `ANCHORHOLD_CLIENTS`.
 
@@ -8,7 +8,12 @@ mod common;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use anchorhold_kms_wire::recipient::RecipientKey;
+use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
+use aws_nitro_enclaves_nsm_api::api::{Request, Response};
 use common::{House, Who};
+use serde_bytes::ByteBuf;
+use std::time::SystemTime;
 
 fn python() -> PathBuf {
     let folder = std::env::var_os("ANCHORHOLD_CLIENTS")
@@ -66,6 +71,86 @@ fn boto3_uses_every_operation_and_sees_awss_errors() {
     let mut house = House::new();
     let _service = house.key_service(&[]);
     script(&house, "kms_boto3.py", [] as [&str; 0]);
+}
+
+#[test]
+fn the_aws_cli_sees_what_boto3_sees() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    let program = python().with_file_name("aws");
+    script(&house, "aws_cli.py", [program.as_os_str()]);
+}
+
+#[test]
+fn a_cache_of_the_encryption_sdk_asks_once_for_a_hundred_messages() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    let key = owners_key(&house);
+    script(&house, "encryption_sdk.py", ["cached", &key, "100"]);
+    let lines = house.audit();
+    let count = |operation: &str| {
+        let of = lines.iter().filter(|line| line["eventName"] == operation);
+        of.count()
+    };
+    assert_eq!((count("GenerateDataKey"), count("Decrypt")), (1, 1));
+}
+
+/// A document of an enclave under the house's development root, for this key.
+fn document(house: &House, public_key: &[u8]) -> Vec<u8> {
+    let root = DevelopmentRoot::load_or_create(&house.path("development-root"))
+        .expect("the development root");
+    let now = SystemTime::now();
+    let nsm = Nsm::new(&root, NsmConfig::default(), now).expect("a simulated NSM");
+    let request = Request::Attestation {
+        user_data: None,
+        nonce: None,
+        public_key: Some(ByteBuf::from(public_key.to_vec())),
+    };
+    let request = serde_cbor::to_vec(&request).expect("CBOR");
+    match serde_cbor::from_slice(&nsm.handle(&request, now)).expect("CBOR") {
+        Response::Attestation { document } => document,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_sdk_for_rust_does_what_the_others_do_and_its_recipient_opens_the_envelope() {
+    let mut house = House::new();
+    let root = DevelopmentRoot::load_or_create(&house.path("development-root"))
+        .expect("the development root");
+    let _service = house.key_service(&[]);
+    let anchor = root
+        .fingerprint()
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let owner = Who::Owner.arn();
+    let policy = house.write(
+        "policy.json",
+        format!(
+            r#"{{"Version":"2012-10-17","Statement":[
+            {{"Effect":"Allow","Principal":{{"AWS":"{owner}"}},"Action":["kms:Encrypt","kms:PutKeyPolicy"],"Resource":"*"}},
+            {{"Effect":"Allow","Principal":{{"AWS":"{owner}"}},"Action":"kms:Decrypt","Resource":"*",
+              "Condition":{{"StringEquals":{{"anchorhold:Anchor":"{anchor}"}}}}}}]}}"#
+        ),
+    );
+    let recipient = RecipientKey::generate().expect("an RSA key");
+    let document = house.write("document", document(&house, recipient.public_key_der()));
+    let envelope = house.path("envelope");
+    let command = house.command(Who::Owner, [] as [&str; 0]);
+    let output = std::process::Command::new(python().with_file_name("kms-rust"))
+        .arg(house.path("kms/ca.pem"))
+        .args([&policy, &document, &envelope])
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .output()
+        .expect("kms-rust runs; tests/clients/setup builds it");
+    assert!(output.status.success(), "{output:?}");
+    let envelope = std::fs::read(envelope).expect("it wrote the envelope");
+    let opened = recipient.open(&envelope).expect("an envelope for this key");
+    assert_eq!(opened.as_slice(), b"for the enclave");
 }
 
 #[test]

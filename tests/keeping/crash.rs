@@ -6,7 +6,8 @@ use crate::{Calls, audited, block_on, client};
 use anchorhold_kms_wire::client::ClientError;
 use anchorhold_kms_wire::shapes::{
     Blob, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DescribeKeyRequest, EncryptRequest,
-    GetKeyPolicyRequest, PutKeyPolicyRequest, SecretBlob,
+    GetKeyPolicyRequest, ListResourceTagsRequest, PutKeyPolicyRequest, SecretBlob, Tag,
+    TagResourceRequest,
 };
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -23,6 +24,8 @@ struct Told {
     /// By key: the policy acknowledged last, and those asked for since.
     policies: HashMap<String, (Option<String>, Vec<String>)>,
     ciphertexts: Vec<(Vec<u8>, Vec<u8>)>,
+    /// By key: the value of its tag `n` acknowledged last, and those asked for since.
+    tags: HashMap<String, (Option<String>, Vec<String>)>,
 }
 
 fn policy(number: u64) -> String {
@@ -61,6 +64,25 @@ async fn work(client: &Calls, told: &mut Told, prefix: &str) -> Result<(), Clien
                 .await?;
             let entry = told.policies.get_mut(&key).unwrap();
             *entry = (Some(text), Vec::new());
+        }
+
+        for value in ["one", "two"] {
+            let value = format!("{prefix}-{number}-{value}");
+            told.tags
+                .entry(key.clone())
+                .or_default()
+                .1
+                .push(value.clone());
+            client
+                .call(&TagResourceRequest {
+                    key_id: key.clone(),
+                    tags: vec![Tag {
+                        tag_key: "n".to_owned(),
+                        tag_value: value.clone(),
+                    }],
+                })
+                .await?;
+            *told.tags.get_mut(&key).unwrap() = (Some(value), Vec::new());
         }
 
         let plaintext = format!("{prefix} {number}").into_bytes();
@@ -114,6 +136,21 @@ async fn check(client: &Calls, told: &Told) {
         assert!(
             acknowledged.as_ref() == Some(&found) || pending.contains(&found) || is_default,
             "{key} has {found}"
+        );
+    }
+    for (key, (acknowledged, pending)) in &told.tags {
+        let found = client
+            .call(&ListResourceTagsRequest {
+                key_id: key.clone(),
+                ..ListResourceTagsRequest::default()
+            })
+            .await
+            .unwrap()
+            .tags;
+        let found = found.first().map(|tag| tag.tag_value.clone());
+        assert!(
+            found == *acknowledged || found.is_some_and(|value| pending.contains(&value)),
+            "{key}"
         );
     }
     for (ciphertext, plaintext) in &told.ciphertexts {

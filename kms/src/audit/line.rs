@@ -44,16 +44,24 @@ pub(super) struct Place {
     pub(super) previous: String,
 }
 
+/// What a line has beyond its record, and its newline, at most.
+pub(super) const CHAIN_BYTES: usize = 256;
+
 /// Makes a line of a record, which is a JSON object with at least one member.
-pub(super) fn write(record: &str, place: &Place, key: &AuditKey) -> String {
-    let open = record.strip_suffix('}').unwrap_or(record);
+pub(super) fn write(record: &mut Vec<u8>, place: &Place, key: &AuditKey) {
+    if record.last() == Some(&b'}') {
+        record.pop();
+    }
     let Place { sequence, previous } = place;
-    let mut line = format!(r#"{open},"chain":{{"sequence":{sequence},"previous":"{previous}""#);
-    let mac = key.mac(line.as_bytes());
-    line.push_str(MAC_PREFIX);
-    line.push_str(&mac);
-    line.push_str(MAC_SUFFIX);
-    line
+    record.extend_from_slice(br#","chain":{"sequence":"#);
+    record.extend_from_slice(sequence.to_string().as_bytes());
+    record.extend_from_slice(br#","previous":""#);
+    record.extend_from_slice(previous.as_bytes());
+    record.push(b'"');
+    let mac = key.mac(record);
+    record.extend_from_slice(MAC_PREFIX.as_bytes());
+    record.extend_from_slice(mac.as_bytes());
+    record.extend_from_slice(MAC_SUFFIX.as_bytes());
 }
 
 /// A line read; its MAC is checked if there is a key.
@@ -114,16 +122,14 @@ mod tests {
             sequence: 7,
             previous: BEGINNING.to_owned(),
         };
-        let line = write(r#"{"a":"x\"}}"}"#, &place, &key(1));
-        let value: Value = serde_json::from_str(&line).unwrap();
+        let mut line = br#"{"a":"x\"}}"}"#.to_vec();
+        write(&mut line, &place, &key(1));
+        let value: Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["a"], "x\"}}");
         assert_eq!(value["chain"]["sequence"], 7);
-        assert_eq!(
-            read(line.as_bytes(), Some(&key(1))),
-            Line::Good(place.clone())
-        );
-        assert_eq!(read(line.as_bytes(), None), Line::Good(place.clone()));
-        assert_eq!(read(line.as_bytes(), Some(&key(2))), Line::Forged(place));
+        assert_eq!(read(&line, Some(&key(1))), Line::Good(place.clone()));
+        assert_eq!(read(&line, None), Line::Good(place.clone()));
+        assert_eq!(read(&line, Some(&key(2))), Line::Forged(place));
     }
 
     #[test]
@@ -132,7 +138,8 @@ mod tests {
             sequence: 1,
             previous: BEGINNING.to_owned(),
         };
-        let line = write(r#"{"a":"b"}"#, &place, &key(1)).into_bytes();
+        let mut line = br#"{"a":"b"}"#.to_vec();
+        write(&mut line, &place, &key(1));
         for at in 0..line.len() {
             let mut other = line.clone();
             other[at] ^= 1;

@@ -8,6 +8,10 @@ use crate::state::StateFolder;
 use std::fs;
 use tempfile::TempDir;
 
+fn bytes(record: &serde_json::Value) -> Vec<u8> {
+    record.to_string().into_bytes()
+}
+
 struct Folder(TempDir);
 
 impl Folder {
@@ -40,7 +44,7 @@ impl Folder {
         let folder = Self::new();
         let log = folder.open();
         for n in 1..=count {
-            log.write(&json!({"n": n})).unwrap();
+            log.write(bytes(&json!({"n": n}))).unwrap();
         }
         log.sync().unwrap();
         folder
@@ -76,8 +80,10 @@ fn lines_are_chained_across_restarts() {
     for round in 0..3 {
         let log = folder.open();
         for n in 0..3 {
-            log.write(&json!({"round": round, "n": n, "long": "y".repeat(50_000)}))
-                .unwrap();
+            log.write(bytes(
+                &json!({"round": round, "n": n, "long": "y".repeat(50_000)}),
+            ))
+            .unwrap();
         }
         log.sync().unwrap();
     }
@@ -94,7 +100,7 @@ fn a_log_whose_service_was_killed_at_once_is_good() {
     let folder = Folder::new();
     let log = folder.open();
     assert!(folder.report().is_good());
-    log.write(&json!({"n": 1})).unwrap();
+    log.write(bytes(&json!({"n": 1}))).unwrap();
     drop(log);
     let report = folder.report();
     assert!(report.is_good(), "{report:?}");
@@ -107,7 +113,7 @@ fn a_line_cut_off_by_a_crash_is_removed() {
     let mut file = OpenOptions::new().append(true).open(folder.path()).unwrap();
     file.write_all(br#"{"n":2,"chain":{"sequ"#).unwrap();
     assert!(folder.report().is_good());
-    folder.open().write(&json!({"n": 2})).unwrap();
+    folder.open().write(bytes(&json!({"n": 2}))).unwrap();
     assert_eq!(folder.lines().len(), 2);
     assert!(folder.report().is_good());
 }
@@ -199,7 +205,9 @@ fn lines_made_anew_without_the_key_are_found() {
                 sequence,
                 previous: previous.clone(),
             };
-            let line = line::write(r#"{"n":0}"#, &place, &forger);
+            let mut line = br#"{"n":0}"#.to_vec();
+            line::write(&mut line, &place, &forger);
+            let line = String::from_utf8(line).unwrap();
             previous = line::sha256_hex(line.as_bytes());
             line
         })
@@ -249,7 +257,7 @@ fn full_files_are_closed_and_the_chain_goes_on_in_the_next() {
     for _ in 0..4 {
         let log = folder.open_with(settings).unwrap();
         for n in 0..10 {
-            log.write(&json!({"n": n, "text": "x".repeat(300)}))
+            log.write(bytes(&json!({"n": n, "text": "x".repeat(300)})))
                 .unwrap();
         }
         log.sync().unwrap();
@@ -269,7 +277,7 @@ fn full_files_are_closed_and_the_chain_goes_on_in_the_next() {
     folder
         .open_with(settings)
         .unwrap()
-        .write(&json!({"n": 0}))
+        .write(bytes(&json!({"n": 0})))
         .unwrap();
     let report = folder.report();
     assert!(report.is_good(), "{report:?}");
@@ -285,10 +293,10 @@ fn a_line_that_cannot_be_written_is_an_error() {
     let log = folder.open();
     log.end().file = OpenOptions::new().write(true).open("/dev/full").unwrap();
     assert!(matches!(
-        log.write(&json!({"n": 1})),
+        log.write(bytes(&json!({"n": 1}))),
         Err(AuditError::Io { .. } | AuditError::Broken(_))
     ));
-    assert!(log.write(&json!({"n": 1})).is_err());
+    assert!(log.write(bytes(&json!({"n": 1}))).is_err());
 }
 
 #[test]
@@ -304,7 +312,7 @@ fn with_each_line_synced_the_head_is_never_behind() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for n in 0..10 {
-                    log.write(&json!({"n": n})).unwrap();
+                    log.write(bytes(&json!({"n": n}))).unwrap();
                 }
             });
         }
@@ -318,7 +326,7 @@ fn a_log_begun_beside_an_older_store_says_so() {
     let folder = Folder::new();
     let key = folder.key();
     let log = AuditLog::open(&folder.path(), key, AuditSettings::default(), false).unwrap();
-    log.write(&json!({"n": 1})).unwrap();
+    log.write(bytes(&json!({"n": 1}))).unwrap();
     assert!(folder.lines()[0].contains("AuditLogBegun"));
     assert_eq!(folder.lines().len(), 2);
 }

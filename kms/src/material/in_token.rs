@@ -252,3 +252,46 @@ impl Drop for Place<'_> {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn link() -> Link {
+        let cluster = Cluster {
+            id: "cluster-anchorhold2a".to_owned(),
+            account: "111122223333".to_owned(),
+            module: PathBuf::from("/nowhere/module.so"),
+            token: "token".to_owned(),
+            trust_anchor: None,
+        };
+        Link::new(cluster, Zeroizing::new("password".to_owned()))
+    }
+
+    #[test]
+    fn what_waits_for_a_token_is_bounded() {
+        let link = link();
+        let places: Vec<_> = (0..MOST_AT_ONCE)
+            .map(|_| Place::take(&link.at_once).unwrap())
+            .collect();
+        let Err(trouble) = link.with(|vault| vault.random(1)) else {
+            panic!("there was room for one more");
+        };
+        assert_eq!(trouble.refusal("key").kind, "KeyUnavailableException");
+        drop(places);
+        // There is room again, though no token.
+        let Err(trouble) = link.with(|vault| vault.random(1)) else {
+            panic!("there is no module");
+        };
+        assert_eq!(trouble.refusal("key").kind, "KMSInvalidStateException");
+        assert_eq!(link.failure(), Some(ConnectionErrorCode::ClusterNotFound));
+    }
+
+    #[test]
+    fn a_refusal_of_the_password_is_final_and_an_absent_token_is_not() {
+        assert!(is_final(&ConnectionErrorCode::InvalidCredentials));
+        assert!(is_final(&ConnectionErrorCode::UserLockedOut));
+        assert!(!is_final(&ConnectionErrorCode::ClusterNotFound));
+    }
+}

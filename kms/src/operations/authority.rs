@@ -182,8 +182,7 @@ impl Call<'_> {
         if bypass {
             return Ok(());
         }
-        let mut context = self.key_context(key)?;
-        context.put("kms:BypassPolicyLockoutSafetyCheck", "false");
+        let context = self.key_context(key)?;
         let caller = self.caller;
         let account = &key.record.account;
         let question = question(caller, "kms:PutKeyPolicy", &key.arn, account, &context);
@@ -239,6 +238,14 @@ pub(super) fn put_pairs(context: &mut Context, pairs: &EncryptionContext) {
         context.put(&format!("kms:EncryptionContext:{name}"), value.as_str());
     }
     context.put_all("kms:EncryptionContextKeys", pairs.keys().cloned());
+}
+
+/// The condition key of a request to pass over the lock-out check. As at AWS it is there where the request
+/// has it, whatever it says.
+pub(super) fn put_bypass(context: &mut Context, bypass: Option<bool>) {
+    if let Some(bypass) = bypass {
+        context.put("kms:BypassPolicyLockoutSafetyCheck", bypass.to_string());
+    }
 }
 
 /// The condition keys of a recipient.

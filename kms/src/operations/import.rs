@@ -185,7 +185,7 @@ impl Answer for ImportKeyMaterialRequest {
         }
         call.authorize(action, &key, &context)?;
         key.is_imported()?;
-        key.not_pending_deletion()?;
+        key.takes_material()?;
         let token = call
             .read_import_token(&key, &self.import_token.0)
             .ok_or_else(|| {
@@ -223,6 +223,13 @@ impl Answer for ImportKeyMaterialRequest {
         let (region, of, arn) = (key.record.region.clone(), key.record.uuid, key.arn.clone());
         call.core.store.change(move |writing| {
             let record = writing.key(&region, of)?.ok_or_else(|| gone(&arn))?;
+            let now = Key {
+                record: record.clone(),
+                arn,
+                alias: None,
+                unavailable: false,
+            };
+            now.takes_material()?;
             let record = arriving.into_record(record)?;
             writing.put_material(&record, &id, &material)?;
             writing.put_key(&record)?;

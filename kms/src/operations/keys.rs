@@ -1,6 +1,6 @@
 //! Keys: made, described, listed, switched on and off, deleted.
 
-use super::authority::part_name;
+use super::authority::{part_name, put_bypass};
 use super::lifecycle::DAY_MS;
 use super::pages::{Wanted, next};
 use super::tags::{check_tags, put_tags};
@@ -44,7 +44,7 @@ impl Answer for CreateKeyRequest {
         shown.tags("tags", &self.tags);
         shown.set(
             "bypassPolicyLockoutSafetyCheck",
-            Some(self.bypass_policy_lockout_safety_check),
+            self.bypass_policy_lockout_safety_check,
         );
     }
 
@@ -54,8 +54,8 @@ impl Answer for CreateKeyRequest {
         let account = call.account().to_owned();
         let mut context = call.context();
         kind.describe(&mut context);
-        let bypass = self.bypass_policy_lockout_safety_check;
-        context.put("kms:BypassPolicyLockoutSafetyCheck", bypass.to_string());
+        let bypass = self.bypass_policy_lockout_safety_check == Some(true);
+        put_bypass(&mut context, self.bypass_policy_lockout_safety_check);
         put_tags(&mut context, &self.tags);
         call.authorize_without_key("kms:CreateKey", "*", &context, None)?;
         if !self.tags.is_empty() {

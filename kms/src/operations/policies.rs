@@ -1,5 +1,6 @@
 //! Key policies: read, replaced, listed.
 
+use super::authority::put_bypass;
 use super::keys::gone;
 use super::pages::Wanted;
 use super::{Answer, Call};
@@ -61,7 +62,7 @@ impl Answer for PutKeyPolicyRequest {
         shown.text("policy", Some(&self.policy));
         shown.set(
             "bypassPolicyLockoutSafetyCheck",
-            Some(self.bypass_policy_lockout_safety_check),
+            self.bypass_policy_lockout_safety_check,
         );
     }
 
@@ -72,9 +73,9 @@ impl Answer for PutKeyPolicyRequest {
         checks.text("policy", &self.policy, 1, 131_072);
         checks.done()?;
         let key = call.own_key(&self.key_id, "kms:PutKeyPolicy")?;
-        let bypass = self.bypass_policy_lockout_safety_check;
+        let bypass = self.bypass_policy_lockout_safety_check == Some(true);
         let mut context = call.key_context(&key)?;
-        context.put("kms:BypassPolicyLockoutSafetyCheck", bypass.to_string());
+        put_bypass(&mut context, self.bypass_policy_lockout_safety_check);
         call.authorize("kms:PutKeyPolicy", &key, &context)?;
         only_default(self.policy_name.as_deref())?;
         call.check_new_policy(&key, &self.policy, bypass)?;

@@ -1,7 +1,7 @@
 //! Multi-Region keys: the same material, under the same id, in several Regions that one service
 //! plays. Each of them has its own policy, tags, aliases, grants and state.
 
-use super::authority::part_name;
+use super::authority::{part_name, put_bypass};
 use super::import::absent;
 use super::keys::{check_description, default_policy, gone};
 use super::tags::{check_tags, put_tags};
@@ -83,7 +83,7 @@ impl Answer for ReplicateKeyRequest {
         shown.tags("tags", &self.tags);
         shown.set(
             "bypassPolicyLockoutSafetyCheck",
-            Some(self.bypass_policy_lockout_safety_check),
+            self.bypass_policy_lockout_safety_check,
         );
     }
 
@@ -96,7 +96,7 @@ impl Answer for ReplicateKeyRequest {
         check_tags(checks, &self.tags)?;
         let action = "kms:ReplicateKey";
         let key = call.own_key(&self.key_id, action)?;
-        let bypass = self.bypass_policy_lockout_safety_check;
+        let bypass = self.bypass_policy_lockout_safety_check == Some(true);
         let mut context = call.key_context(&key)?;
         put_regions(&mut context, call.region, Some(&self.replica_region));
         call.authorize(action, &key, &context)?;
@@ -104,7 +104,7 @@ impl Answer for ReplicateKeyRequest {
         let mut context = call.key_context(&key)?;
         context.put("aws:RequestedRegion", self.replica_region.as_str());
         context.put("kms:MultiRegionKeyType", part_name(Part::Replica));
-        context.put("kms:BypassPolicyLockoutSafetyCheck", bypass.to_string());
+        put_bypass(&mut context, self.bypass_policy_lockout_safety_check);
         put_tags(&mut context, &self.tags);
         call.authorize_without_key("kms:CreateKey", "*", &context, None)?;
         if !self.tags.is_empty() {

@@ -35,6 +35,14 @@ impl Key {
         }
     }
 
+    /// For `ImportKeyMaterial`, which is for keys that wait for material or are enabled, and leaves them enabled.
+    pub(super) fn takes_material(&self) -> Result<(), Refusal> {
+        match &self.record.state {
+            KeyState::PendingImport | KeyState::Enabled => Ok(()),
+            other => Err(self.in_the_wrong_state(other)),
+        }
+    }
+
     /// For `EnableKey` and `DisableKey`.
     pub(super) fn can_be_switched(&self) -> Result<(), Refusal> {
         match &self.record.state {

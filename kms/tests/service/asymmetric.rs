@@ -64,7 +64,10 @@ async fn each_signing_key_signs_and_verifies_with_each_of_its_algorithms() {
         KeySpec::EccNistP521,
         KeySpec::EccSecgP256k1,
         KeySpec::EccNistEdwards25519,
+        KeySpec::Rsa3072,
+        KeySpec::Rsa4096,
         KeySpec::MlDsa44,
+        KeySpec::MlDsa65,
         KeySpec::MlDsa87,
     ] {
         let key = key(&world, spec.clone(), KeyUsage::SignVerify).await;

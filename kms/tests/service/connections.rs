@@ -3,7 +3,7 @@
 use crate::{World, pairs};
 use anchorhold_kms::config::Limits;
 use anchorhold_kms_wire::shapes::GenerateRandomRequest;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -23,7 +23,8 @@ async fn quick(max_connections: usize) -> World {
 async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = stream.read_to_end(&mut bytes);
-    let outcome = tokio::time::timeout(Duration::from_secs(10), read).await;
+    // Only a guard against hanging.
+    let outcome = tokio::time::timeout(Duration::from_secs(120), read).await;
     outcome.expect("the connection was not closed").ok();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -215,7 +216,7 @@ async fn garbage_instead_of_tls_harms_nobody_else() {
 
 #[tokio::test]
 async fn shutdown_does_not_wait_for_idle_connections() {
-    let world = World::new().await;
+    let world = World::with(|config| config.limits.drain = Duration::from_secs(100_000)).await;
     let owner = world.owner();
     let key = world.key(None).await;
     world.ciphertext(&key, b"x", pairs(&[])).await;
@@ -224,8 +225,8 @@ async fn shutdown_does_not_wait_for_idle_connections() {
         ..GenerateRandomRequest::default()
     };
     owner.call(&request).await.unwrap();
-    let began = Instant::now();
-    world.running.shutdown().await;
-    assert!(began.elapsed() < Duration::from_secs(5));
+    // The connection is idle, and its drain has no end: only hanging would not end.
+    let ended = tokio::time::timeout(Duration::from_secs(600), world.running.shutdown());
+    ended.await.expect("the end waits for an idle connection");
     assert!(owner.call(&request).await.is_err());
 }

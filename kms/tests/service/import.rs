@@ -4,10 +4,11 @@
 use crate::{World, made, pairs, refused, secret};
 use anchorhold_kms_wire::shapes::{
     Blob, CreateKeyRequest, DecryptRequest, DeleteImportedKeyMaterialRequest, DescribeKeyRequest,
-    EncryptRequest, ExpirationModel, GenerateMacRequest, GetParametersForImportRequest,
-    GetParametersForImportResponse, ImportKeyMaterialRequest, ImportType, KeyMetadata, KeySpec,
-    KeyState, KeyUsage, MacAlgorithm, Origin, RotateKeyOnDemandRequest, SignRequest,
-    SigningAlgorithm, Timestamp, VerifyRequest, WrappingAlgorithm, WrappingKeySpec,
+    DisableKeyRequest, EncryptRequest, ExpirationModel, GenerateMacRequest,
+    GetParametersForImportRequest, GetParametersForImportResponse, ImportKeyMaterialRequest,
+    ImportType, KeyMetadata, KeySpec, KeyState, KeyUsage, MacAlgorithm, Origin,
+    RotateKeyOnDemandRequest, SignRequest, SigningAlgorithm, Timestamp, VerifyRequest,
+    WrappingAlgorithm, WrappingKeySpec,
 };
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded as _};
 use aws_lc_rs::rsa::{
@@ -148,6 +149,18 @@ async fn material_is_imported_deleted_and_imported_again_but_never_replaced() {
     };
     let opened = owner.call(&decrypt).await.unwrap();
     assert_eq!(opened.plaintext.unwrap().expose(), b"kept");
+
+    // "Its KeyState must be PendingImport or Enabled" (ImportKeyMaterial): a disabled key is not enabled by it.
+    let again = import(&world, &key, &[7; 32]).await;
+    owner.call(&again).await.unwrap();
+    let disable = DisableKeyRequest {
+        key_id: key.clone(),
+    };
+    owner.call(&disable).await.unwrap();
+    let message = refused(&owner, &again, state).await;
+    assert_eq!(message, format!("{key} is disabled."));
+    let found = described(&world, &key).await;
+    assert_eq!(found.key_state, Some(KeyState::Disabled));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ fn put(key: &str, policy: &str, bypass: bool) -> PutKeyPolicyRequest {
     PutKeyPolicyRequest {
         key_id: key.to_owned(),
         policy: policy.to_owned(),
-        bypass_policy_lockout_safety_check: bypass,
+        bypass_policy_lockout_safety_check: bypass.then_some(true),
         ..PutKeyPolicyRequest::default()
     }
 }

@@ -40,13 +40,43 @@ const BLOCK: usize = 16;
 /// # Errors
 /// [`SealError`].
 pub fn seal(spki_der: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+    SealingKey::read(spki_der)?.seal(plaintext)
+}
+
+/// A recipient's public key, read and checked once for any number of envelopes.
+pub struct SealingKey {
+    key: OaepPublicEncryptingKey,
+    identifier: [u8; 32],
+}
+
+impl SealingKey {
+    /// Reads the DER of a `SubjectPublicKeyInfo`.
+    ///
+    /// # Errors
+    /// [`SealError::PublicKey`] or [`SealError::KeySize`].
+    pub fn read(spki_der: &[u8]) -> Result<Self, SealError> {
+        Ok(Self {
+            key: rsa_public_key(spki_der)?,
+            identifier: sha256(spki_der),
+        })
+    }
+
+    /// As [`seal`].
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn seal(&self, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+        seal_to(self, plaintext)
+    }
+}
+
+fn seal_to(recipient: &SealingKey, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
     if !(1..=MAX_PLAINTEXT_BYTES).contains(&plaintext.len()) {
         return Err(SealError::PlaintextLength {
             length: plaintext.len(),
         });
     }
-    let public_key = rsa_public_key(spki_der)?;
-
+    let public_key = &recipient.key;
     let mut content_key = Zeroizing::new([0; AES_256_KEY_LEN]);
     rand::fill(&mut *content_key)?;
     let cipher =
@@ -66,7 +96,7 @@ pub fn seal(spki_der: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
         None,
     )?;
     let envelope = Envelope {
-        subject_key_identifier: sha256(spki_der),
+        subject_key_identifier: recipient.identifier,
         encrypted_key,
         iv: *iv.as_ref(),
         encrypted_content: content,

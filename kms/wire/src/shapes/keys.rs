@@ -29,14 +29,12 @@ open_shape! {
             multi_region: bool,
             /// The key in an external key store.
             xks_key_id: String,
+            /// Accept a policy which would keep the caller from changing it.
+            bypass_policy_lockout_safety_check: bool,
         }
         objects {
             /// Tags to attach.
             tags: Tag,
-        }
-        flag {
-            /// Accept a policy which would keep the caller from changing it.
-            bypass_policy_lockout_safety_check,
         }
     }
 }

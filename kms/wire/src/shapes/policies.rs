@@ -42,10 +42,8 @@ open_shape! {
         optional {
             /// The only valid name is `default`.
             policy_name: String,
-        }
-        flag {
             /// Accept a policy which would keep the caller from changing it.
-            bypass_policy_lockout_safety_check,
+            bypass_policy_lockout_safety_check: bool,
         }
     }
 }

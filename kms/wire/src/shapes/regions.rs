@@ -16,14 +16,12 @@ open_shape! {
             policy: String,
             /// Free text, up to 8,192 characters.
             description: String,
+            /// Accept a policy which would keep the caller from changing it.
+            bypass_policy_lockout_safety_check: bool,
         }
         objects {
             /// Tags to attach to the replica.
             tags: Tag,
-        }
-        flag {
-            /// Accept a policy which would keep the caller from changing it.
-            bypass_policy_lockout_safety_check,
         }
     }
 }

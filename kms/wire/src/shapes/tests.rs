@@ -44,7 +44,7 @@ fn every_member_of_the_create_key_request_has_its_name() {
         key_spec: Some(KeySpec::SymmetricDefault),
         origin: Some(Origin::AwsKms),
         custom_key_store_id: Some("cks-1".to_owned()),
-        bypass_policy_lockout_safety_check: true,
+        bypass_policy_lockout_safety_check: Some(true),
         tags: vec![Tag {
             tag_key: "k".to_owned(),
             tag_value: "v".to_owned(),
