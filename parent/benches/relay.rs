@@ -327,10 +327,12 @@ fn thousand(dir: &Path) {
             let counter = Arc::new(AtomicU64::new(0));
             counters.push(counter.clone());
             tokio::spawn(async move {
+                // This end takes as much from each flow as from the others, where there is as much.
                 let mut piece = vec![0; 16 * 1024];
-                while let Ok(1..) = world.read(&mut piece).await.inspect(|count| {
-                    counter.fetch_add(*count as u64, Ordering::Relaxed);
-                }) {}
+                while let Ok(count @ 1..) = world.read(&mut piece).await {
+                    counter.fetch_add(count as u64, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
             });
             senders.push(enclave);
         }
@@ -339,13 +341,18 @@ fn thousand(dir: &Path) {
             let stop = stop.clone();
             tokio::spawn(async move {
                 let piece = vec![0x5a; 16 * 1024];
-                while !stop.load(Ordering::Relaxed) && enclave.write_all(&piece).await.is_ok() {}
+                while !stop.load(Ordering::Relaxed) && enclave.write_all(&piece).await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
             });
         }
+        // Until all of them run and their sockets have grown.
+        tokio::time::sleep(TIME / 2).await;
+        let begun: Vec<u64> = counters.iter().map(|of| of.load(Ordering::Relaxed)).collect();
         tokio::time::sleep(TIME).await;
         stop.store(true, Ordering::Relaxed);
         let peak = resident_kib(pid, "VmHWM");
-        let mut carried: Vec<u64> = counters.iter().map(|of| of.load(Ordering::Relaxed)).collect();
+        let mut carried: Vec<u64> = counters.iter().zip(begun).map(|(of, begun)| of.load(Ordering::Relaxed) - begun).collect();
         carried.sort_unstable();
         let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
         let all: u64 = carried.iter().sum();

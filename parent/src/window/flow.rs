@@ -26,7 +26,7 @@ use super::pipes::Pipe;
 const PIECE: usize = 16 * 1024;
 
 /// What one direction may carry before other flows have their turn.
-const TURN: usize = 256 * 1024;
+const TURN: usize = 128 * 1024;
 
 /// A direction that carries less than this in one go counts as one in which little comes.
 const LITTLE: usize = 4 * 1024;

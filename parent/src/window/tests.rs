@@ -332,6 +332,58 @@ async fn connections_beyond_the_bound_wait_their_turn() {
 }
 
 #[tokio::test]
+async fn half_open_flows_and_floods_of_a_hostile_enclave_end_and_leave_their_places() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let mut config = leading_to(&listener);
+    config.limits.connections = 4;
+    config.limits.idle = Duration::from_millis(150);
+    config.limits.head = Duration::from_millis(150);
+    let served = Served::new(config);
+    // Half of them ask for a flow, finish one side and never the other; the rest say nothing, or half a word.
+    let mut held = Vec::new();
+    for at in 0..40 {
+        let mut stream = served.dial().await;
+        let request = match at % 4 {
+            0 | 1 => format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            2 => String::new(),
+            _ => "CONNECT ".to_owned(),
+        };
+        stream.write_all(request.as_bytes()).await.unwrap();
+        if at % 4 == 1 {
+            stream.shutdown().await.unwrap();
+        }
+        held.push(stream);
+    }
+    tokio::spawn(async move {
+        loop {
+            let (mut remote, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut said = [0; 6];
+                if remote.read_exact(&mut said).await.is_ok() {
+                    let _ = remote.write_all(&said).await;
+                }
+            });
+        }
+    });
+    // What is honest comes after all of them, and has its turn. (Again, where this machine was slower than the idle time.)
+    loop {
+        let (mut stream, head) = served.connect(&target).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let mut said = [0; 6];
+        let sent = stream.write_all(b"honest").await;
+        if sent.is_ok() && stream.read_exact(&mut said).await.is_ok() {
+            assert_eq!(&said, b"honest");
+            break;
+        }
+    }
+    let counts = served.window.counts();
+    assert!(counts.flows_open <= 4);
+    assert!(counts.refused["idle"] > 0, "{counts:?}");
+    drop(held);
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_or_is_too_large_is_shed() {
     let mut config = WindowConfig::default();
     config.limits.head = Duration::from_millis(100);

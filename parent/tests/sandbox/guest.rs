@@ -44,6 +44,7 @@ pub(crate) fn main() {
         "last-words" => last_words(),
         "rounds" => rounds(),
         "throughput" => throughput(),
+        "window" => window(words.next().expect("a target")),
         "exit" => std::process::exit(words.next().expect("a code").parse().expect("a number")),
         other => panic!("no such command: {other}"),
     }
@@ -946,6 +947,42 @@ fn rounds() {
         "answered call {answered:?}, socket made and closed {made:?}, plain call {:?}",
         begun.elapsed() / ROUNDS
     );
+}
+
+/// Through the parent's window: sends 512 MiB to a target, takes as much from it, and sends a byte back and forth.
+fn window(target: &str) {
+    const LENGTH: usize = 1 << 29;
+    let dial = || {
+        let mut stream = VsockStream::connect_with_cid_port(PARENT, 8000).unwrap();
+        write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 200"));
+        stream
+    };
+    let mut block = vec![7u8; 256 << 10];
+    let mut out = dial();
+    for _ in 0..LENGTH / block.len() {
+        out.write_all(&block).unwrap();
+    }
+    out.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(out.read(&mut block).unwrap(), 0);
+    let mut source = dial();
+    let mut taken = 0;
+    while let count @ 1.. = source.read(&mut block).unwrap() {
+        taken += count;
+    }
+    assert_eq!(taken, LENGTH);
+    let mut ping = dial();
+    let mut byte = [0];
+    for _ in 0..5000 {
+        ping.write_all(&[1]).unwrap();
+        ping.read_exact(&mut byte).unwrap();
+    }
 }
 
 /// Sends 1 GiB to 8000, and takes as much from 8001.

@@ -11,6 +11,7 @@ use anchorhold_attestation::Pcr;
 use anchorhold_parent::sandbox::{
     self, Content, Enclave, EnforcedBy, Entry, Program, Start, StartError,
 };
+use anchorhold_parent::window::{self, Allowlist, Window, WindowConfig};
 use anchorhold_parent::{Ended, How, Isolation};
 use anchorhold_simulator::{DevelopmentRoot, Nsm, NsmConfig};
 
@@ -983,6 +984,64 @@ fn main() {
 }
 "#;
 
+/// The whole way: enclave, sandbox, window, a TCP target.
+fn through_the_window() {
+    const MIB: f64 = 512.0;
+    let folder = tempfile::tempdir().unwrap();
+    let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let listener = window::bind(folder.path(), 8000).unwrap();
+    let config = WindowConfig {
+        allowlist: Allowlist::parse([address.as_str()]).unwrap(),
+        ..WindowConfig::default()
+    };
+    // As in a supervisor: one thread.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+            Window::new(config).serve(listener).await;
+        });
+    });
+    let mut enclave = start(folder.path(), &format!("window {address}"));
+    let mut buffer = vec![0u8; 256 << 10];
+    let rate = |begun: Instant| MIB / begun.elapsed().as_secs_f64();
+    let (mut stream, _) = target.accept().unwrap();
+    let begun = Instant::now();
+    while stream.read(&mut buffer).unwrap() > 0 {}
+    println!(
+        "     through the window, out of the enclave: {:.0} MiB/s",
+        rate(begun)
+    );
+    drop(stream);
+    let (mut stream, _) = target.accept().unwrap();
+    let begun = Instant::now();
+    for _ in 0..(1 << 29) / buffer.len() {
+        stream.write_all(&buffer).unwrap();
+    }
+    drop(stream);
+    println!(
+        "     through the window, into the enclave: {:.0} MiB/s",
+        rate(begun)
+    );
+    let (mut stream, _) = target.accept().unwrap();
+    stream.set_nodelay(true).unwrap();
+    let begun = Instant::now();
+    let mut rounds = 0u32;
+    while let Ok(1..) = stream.read(&mut buffer) {
+        stream.write_all(&[1]).unwrap();
+        rounds += 1;
+    }
+    println!(
+        "     through the window, one byte there and back: {:?}",
+        begun.elapsed() / rounds.max(1)
+    );
+    finish(&mut enclave);
+}
+
 fn numbers() {
     let folder = tempfile::tempdir().unwrap();
     let mut enclave = start(folder.path(), "rounds");
@@ -1021,6 +1080,8 @@ fn numbers() {
     );
     finish(&mut enclave);
     drop(enclave);
+
+    through_the_window();
 
     // Beside a Unix socket pair without anything between.
     let (mut one, mut other) = UnixStream::pair().unwrap();

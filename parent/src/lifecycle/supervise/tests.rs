@@ -466,6 +466,51 @@ fn a_flow_that_outlasts_a_drains_limit_is_cut_and_that_is_said() {
 }
 
 #[test]
+fn limits_change_while_it_runs_and_what_was_refused_is_counted() {
+    let (_dir, options) = options();
+    let steering = steered(&options.home, |_, control| {
+        let address = door(control, "web");
+        let nobody = crate::window::ingress::Rules {
+            deny: vec!["127.0.0.0/8".parse().unwrap()],
+            ..Default::default()
+        };
+        let limits = |name: &str, rules| Request::Limits {
+            egress: Some(crate::window::Limits::default()),
+            ingress: [(name.to_owned(), rules)].into(),
+        };
+        let unknown = control.order(&limits("other", nobody.clone()), &[]);
+        assert!(unknown.unwrap_err().to_string().contains("other"));
+        control.order(&limits("web", nobody), &[]).unwrap();
+        // Refused so early that connecting may fail already.
+        let refused = std::net::TcpStream::connect(address).and_then(|mut s| s.read(&mut [0]));
+        assert_eq!(refused.unwrap_or(0), 0);
+        loop {
+            let (Reply::Counters { counters }, _) = control.ask(&Request::Counters, &[]).unwrap()
+            else {
+                panic!("counters were asked for");
+            };
+            if counters.refusals["ingress/web"].get("denied") == Some(&1) {
+                assert_eq!(counters.windows["ingress/web"]["flows"], 0);
+                assert_eq!(counters.windows["egress"]["flows"], 0);
+                let times = &counters.seconds["egress"]["until_flow"];
+                assert_eq!(times.counts.len(), times.bounds.len() + 1);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        control.order(&Request::End, &[]).unwrap();
+    });
+    let ended = run(
+        &options,
+        &mut Hearing(|_: &State| true),
+        Plan::healthy().launch(),
+        |_| Ok(()),
+    );
+    steering.join().unwrap();
+    ended.unwrap();
+}
+
+#[test]
 fn what_is_wrong_in_a_request_changes_nothing_and_is_named() {
     let (_dir, options) = options();
     let steering = steered(&options.home, |_, control| {

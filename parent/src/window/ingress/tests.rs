@@ -284,6 +284,12 @@ async fn heads_are_heard_whole_before_the_enclave_hears_of_them() {
     ] {
         assert_eq!(served.refused(reason), count, "{reason}");
     }
+    // Time enough for whoever is only slow, as this machine may be.
+    let patient = Rules {
+        kind: IngressKind::Http,
+        ..Rules::default()
+    };
+    served.door.change(patient).unwrap();
     let head = b"POST / HTTP/1.1\r\nHost: enclave\r\n\r\nand a body";
     let mut stream = served.connect().await;
     stream.write_all(&head[..20]).await.unwrap();
@@ -298,9 +304,13 @@ async fn balancers_alone_may_connect_and_say_whose_connection_it_is() {
         deny: vec!["192.0.2.66/32".parse().unwrap()],
         proxy_to_enclave: Some(ProxyVersion::V1),
         source_connections: 1,
-        head_ms: 150,
         ..Rules::default()
     };
+    let impatient = Rules {
+        head_ms: 150,
+        ..rules.clone()
+    };
+    let patient = rules.clone();
     let served = served(Does::Echo, rules);
     let local = served.address;
     let header = |client: &str| format!("PROXY TCP4 {client} 192.0.2.200 4000 443\r\n");
@@ -316,7 +326,9 @@ async fn balancers_alone_may_connect_and_say_whose_connection_it_is() {
     assert!(denied.is_err() || denied.unwrap().is_empty());
     let no_header = served.exchange_as(5, b"GET / HTTP/1.1\r\n\r\n").await;
     assert!(no_header.is_err() || no_header.unwrap().is_empty());
+    served.door.change(impatient).unwrap();
     assert!(served.turns_away(5).await);
+    served.door.change(patient).unwrap();
     let refusals = ["bad-proxy", "denied", "slow-head"].map(|reason| served.refused(reason));
     assert_eq!(refusals, [2, 1, 1]);
     // Limits of a source are the client's, not the balancer's.
@@ -338,6 +350,7 @@ async fn balancers_alone_may_connect_and_say_whose_connection_it_is() {
 #[tokio::test]
 async fn an_enclave_that_lies_about_its_port_ends_its_own_connections_only() {
     for (does, reason) in [
+        // Each of them at once, but for the last.
         (Does::Refuses, "unreachable"),
         (Does::Lies(b"NO\n"), "unreachable"),
         (Does::Lies(b"OK"), "unreachable"),
@@ -345,7 +358,7 @@ async fn an_enclave_that_lies_about_its_port_ends_its_own_connections_only() {
         (Does::Ignores, "timed-out"),
     ] {
         let rules = Rules {
-            connect_ms: 100,
+            connect_ms: if reason == "timed-out" { 100 } else { 60_000 },
             ..Rules::default()
         };
         let served = served(does, rules);
