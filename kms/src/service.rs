@@ -125,7 +125,12 @@ impl Core {
             origin,
             is_sts: false,
             operation: None,
-            user_agent: header(parts, "user-agent").map(|text| text.chars().take(256).collect()),
+            user_agent: header(parts, "user-agent").map(|text| {
+                match text.char_indices().nth(256) {
+                    None => text.to_owned(),
+                    Some((at, _)) => text[..at].to_owned(),
+                }
+            }),
             presented_key: None,
             region: self.regions[0].clone(),
             caller: None,

@@ -28,7 +28,7 @@ impl AuditKey {
     }
 
     pub(super) fn mac(&self, text: &[u8]) -> String {
-        hex::encode(hmac::sign(&self.0, text))
+        hex64(hmac::sign(&self.0, text).as_ref())
     }
 
     pub(super) fn is_mac(&self, text: &[u8], mac: &str) -> bool {
@@ -105,7 +105,14 @@ fn place(line: &[u8]) -> Option<Place> {
 }
 
 pub(super) fn sha256_hex(line: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, line))
+    hex64(digest::digest(&digest::SHA256, line).as_ref())
+}
+
+/// The digits of 32 bytes.
+fn hex64(bytes: &[u8]) -> String {
+    let mut digits = vec![0; 64];
+    hex::encode_to_slice(bytes, &mut digits).expect("a digest has 32 bytes");
+    String::from_utf8(digits).expect("digits are ASCII")
 }
 
 #[cfg(test)]

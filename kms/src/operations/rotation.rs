@@ -201,7 +201,7 @@ impl Answer for RotateKeyOnDemandRequest {
             if record.rotations_on_demand >= MOST_ON_DEMAND {
                 return Err(Refusal::new(
                     "LimitExceededException",
-                    format!("A key is rotated on demand at most {MOST_ON_DEMAND} times."),
+                    format!("The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations can be performed for this key: {}", now.arn),
                 )
                 .into());
             }

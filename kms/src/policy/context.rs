@@ -7,7 +7,31 @@ use std::collections::BTreeMap;
 
 /// Condition keys, whose names ignore case, with the request's values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Context(BTreeMap<String, Vec<String>>);
+pub struct Context(BTreeMap<String, Values>);
+
+/// Nearly all keys have one value: it needs no list of its own, as there are some twenty in each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Values {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Values {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+}
+
+fn lower(key: &str) -> String {
+    if key.is_ascii() {
+        key.to_ascii_lowercase()
+    } else {
+        key.to_lowercase()
+    }
+}
 
 impl Context {
     /// A context without any key.
@@ -17,27 +41,31 @@ impl Context {
 
     /// Sets a key of one value; an earlier value is replaced.
     pub fn put(&mut self, key: &str, value: impl Into<String>) {
-        self.0.insert(key.to_lowercase(), vec![value.into()]);
+        self.0.insert(lower(key), Values::One(value.into()));
     }
 
     /// Sets a key of several values. No values at all means that the key is missing.
     pub fn put_all(&mut self, key: &str, values: impl IntoIterator<Item = String>) {
-        let values: Vec<String> = values.into_iter().collect();
-        if values.is_empty() {
-            self.0.remove(&key.to_lowercase());
-        } else {
-            self.0.insert(key.to_lowercase(), values);
-        }
+        let mut values: Vec<String> = values.into_iter().collect();
+        let values = match values.len() {
+            0 => {
+                self.0.remove(&lower(key));
+                return;
+            }
+            1 => Values::One(values.remove(0)),
+            _ => Values::Many(values),
+        };
+        self.0.insert(lower(key), values);
     }
 
     /// The values of a key; `None` where it is missing.
     pub fn values(&self, key: &str) -> Option<&[String]> {
         let found = if key.chars().any(char::is_uppercase) {
-            self.0.get(&key.to_lowercase())
+            self.0.get(&lower(key))
         } else {
             self.0.get(key)
         };
-        found.map(Vec::as_slice)
+        found.map(Values::as_slice)
     }
 
     /// All keys that begin with `prefix` (in lower case), without it, with their values.

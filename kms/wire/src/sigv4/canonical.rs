@@ -43,7 +43,10 @@ pub(super) fn request(head: &[u8], body: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    hex::encode(digest::digest(&digest::SHA256, bytes))
+    let mut digits = vec![0; 64];
+    hex::encode_to_slice(digest::digest(&digest::SHA256, bytes), &mut digits)
+        .expect("a digest has 32 bytes");
+    String::from_utf8(digits).expect("digits are ASCII")
 }
 
 /// Each value trimmed, with runs of spaces as one; several values joined by commas.
