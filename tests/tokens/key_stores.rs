@@ -140,15 +140,15 @@ async fn key_store(owner: &Calls, pin: &str) -> String {
         custom_key_store_name: "vault".to_owned(),
         cloud_hsm_cluster_id: Some(CLUSTER.to_owned()),
         trust_anchor_certificate: Some(anchor.cert.pem()),
-        key_store_password: password(pin),
+        key_store_password: Some(password(pin)),
         ..CreateCustomKeyStoreRequest::default()
     };
     let made = owner.call(&request).await.unwrap();
     made.custom_key_store_id.unwrap()
 }
 
-fn password(pin: &str) -> Option<SecretText> {
-    Some(SecretText::new(Zeroizing::new(pin.to_owned())))
+fn password(pin: &str) -> SecretText {
+    SecretText::new(Zeroizing::new(pin.to_owned()))
 }
 
 async fn connect(owner: &Calls, id: &str) {
@@ -441,7 +441,7 @@ fn what_keys_in_a_token_cannot_do_is_refused_as_aws_refuses_it() {
         owner.call(&rename).await.unwrap();
         let update = UpdateCustomKeyStoreRequest {
             custom_key_store_id: id.clone(),
-            key_store_password: password(PIN),
+            key_store_password: Some(password(PIN)),
             ..UpdateCustomKeyStoreRequest::default()
         };
         refused(&owner, &update, "CustomKeyStoreInvalidStateException").await;
@@ -593,7 +593,7 @@ fn a_wrong_password_is_tried_once_and_put_right_by_an_update() {
         disconnect(&owner, &id).await;
         let update = UpdateCustomKeyStoreRequest {
             custom_key_store_id: id.clone(),
-            key_store_password: password(PIN),
+            key_store_password: Some(password(PIN)),
             ..UpdateCustomKeyStoreRequest::default()
         };
         owner.call(&update).await.unwrap();
@@ -607,7 +607,7 @@ fn a_wrong_password_is_tried_once_and_put_right_by_an_update() {
         disconnect(&owner, &id).await;
         let wrong = UpdateCustomKeyStoreRequest {
             custom_key_store_id: id.clone(),
-            key_store_password: password(WRONG_PIN),
+            key_store_password: Some(password(WRONG_PIN)),
             ..UpdateCustomKeyStoreRequest::default()
         };
         owner.call(&wrong).await.unwrap();
