@@ -191,21 +191,21 @@ pub(crate) struct SectionWriter<'i> {
     start: u64,
     buffer: BufWriter<At<'i>>,
     /// From where on there may be room to fill in.
-    left: Option<u64>,
+    room_from: Option<u64>,
 }
 
 impl<'i> SectionWriter<'i> {
     fn new(file: &Arc<File>, start: u64, follower: Option<&'i Follower>) -> SectionWriter<'i> {
         let at = At {
             file: Arc::clone(file),
-            at: start,
+            offset: start,
             follower,
         };
         SectionWriter {
             file: Arc::clone(file),
             start,
             buffer: BufWriter::with_capacity(BUFFER_BYTES, at),
-            left: None,
+            room_from: None,
         }
     }
 
@@ -213,7 +213,10 @@ impl<'i> SectionWriter<'i> {
     pub(crate) fn fill_in(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let at = self.start + offset;
         // What stands before it may be measured already.
-        assert!(self.left.is_some_and(|left| left <= at), "room was left");
+        assert!(
+            self.room_from.is_some_and(|from| from <= at),
+            "room was left"
+        );
         self.file.write_all_at(bytes, at)
     }
 
@@ -232,7 +235,7 @@ impl<'i> SectionWriter<'i> {
 
     fn finish(mut self) -> io::Result<u64> {
         self.buffer.flush()?;
-        Ok(self.buffer.get_ref().at)
+        Ok(self.buffer.get_ref().offset)
     }
 }
 
@@ -249,11 +252,11 @@ impl Write for SectionWriter<'_> {
 impl Leave for SectionWriter<'_> {
     fn leave(&mut self, count: u64) -> io::Result<()> {
         self.buffer.flush()?;
-        let at = self.buffer.get_mut();
-        self.left.get_or_insert(at.at);
-        at.at += count;
+        let end = self.buffer.get_mut();
+        self.room_from.get_or_insert(end.offset);
+        end.offset += count;
         // What is written behind room that was left is measured when the section has ended.
-        at.follower = None;
+        end.follower = None;
         Ok(())
     }
 }
@@ -266,17 +269,17 @@ impl Leave for &mut SectionWriter<'_> {
 
 struct At<'i> {
     file: Arc<File>,
-    at: u64,
+    offset: u64,
     /// Who may read what is written at once, since it will stay as it is.
     follower: Option<&'i Follower>,
 }
 
 impl Write for At<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write_at(bytes, self.at)?;
-        self.at += written as u64;
+        let written = self.file.write_at(bytes, self.offset)?;
+        self.offset += written as u64;
         if let Some(follower) = self.follower {
-            follower.hear(Known::Until(self.at));
+            follower.hear(Known::Until(self.offset));
         }
         Ok(written)
     }
