@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod client;
+pub mod daemon;
 pub mod doctor;
 pub mod lifecycle;
 pub mod nitro;

@@ -4,6 +4,7 @@ mod attest;
 pub(crate) mod build;
 mod call;
 mod conformance;
+mod daemon;
 mod describe;
 mod diff;
 mod doctor;
@@ -15,12 +16,15 @@ pub(crate) mod open;
 mod plan;
 pub(crate) mod policy;
 mod ps;
+mod reload;
 mod run;
 mod sbom;
 mod seal;
 mod sign;
+mod start;
 mod stop;
 mod supervise;
+mod top;
 mod verify;
 mod verify_image;
 
@@ -55,9 +59,17 @@ pub(crate) enum Command {
     Plan(plan::Arguments),
     /// Start an enclave from an image; returns once it serves
     Run(run::Arguments),
+    /// Keep declared enclaves running
+    Daemon(daemon::Arguments),
+    /// Have the daemon read its configuration anew
+    Reload(reload::Arguments),
+    /// Let a declared enclave that was stopped start again
+    Start(start::Arguments),
     /// List enclaves
     Ps(ps::Arguments),
-    /// Print an enclave's console
+    /// Show what declared enclaves use, again and again
+    Top(top::Arguments),
+    /// Print what an enclave wrote on its console
     Logs(logs::Arguments),
     /// Stop an enclave
     Stop(stop::Arguments),
@@ -114,6 +126,10 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Daemon(arguments) => daemon::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Reload(arguments) => block_on(reload::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Start(arguments) => block_on(start::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Top(arguments) => block_on(top::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Ps(arguments) => ps::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Logs(arguments) => logs::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Stop(arguments) => stop::run(&arguments).map(|()| ExitCode::SUCCESS),
@@ -127,6 +143,15 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Kms(command) => kms::run(command),
         Command::SuperviseEnclave => Ok(supervise::run()),
     }
+}
+
+/// A name as it may stand in a path of the daemon's API.
+fn in_a_path(name: &str) -> anyhow::Result<&str> {
+    anyhow::ensure!(
+        anchorhold_parent::lifecycle::is_name(name),
+        "{name:?} is not a name for an enclave"
+    );
+    Ok(name)
 }
 
 /// Runs `future` on a runtime of its own.

@@ -6,15 +6,21 @@ use std::process::ExitCode;
 
 use anchorhold_images::Unmeasured;
 use anchorhold_manifest::{MANIFEST_PATH, Manifest};
+use anchorhold_parent::daemon::ApiClient;
+use anchorhold_parent::daemon::view::RunRequest;
 use anchorhold_parent::lifecycle::{
     Home, RunError, State, SuperviseOptions, SupervisorProgram, spawn, supervise,
 };
-use anchorhold_parent::window::{Allowlist, CredentialsSource, Pattern, SecretSource, Target};
+use anchorhold_parent::window::{
+    Allowlist, CredentialsSource, LARGEST_SECRET, Pattern, SecretSource, Target,
+};
 use anchorhold_parent::{Backend, Isolation};
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 
-use crate::files::file_in;
+use crate::files::{self, file_in};
 use crate::key_service::pair;
 
 #[derive(Args)]
@@ -114,6 +120,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         eprintln!("anchorhold: {} ended: {}", ended.state.name, ended.reason);
         return Ok(ExitCode::from(ended.exit_code()));
     }
+    if let Some(daemon) = ApiClient::find(&options.home)? {
+        let request = request_of(&options)?;
+        let state: State =
+            super::block_on(async { Ok(daemon.post("/v1/enclaves", &request).await?) })?;
+        print_serving(&state, &reach);
+        return Ok(ExitCode::SUCCESS);
+    }
     match spawn(&options, &SupervisorProgram::own()?) {
         Ok(serving) => {
             print_serving(&serving.state, &reach);
@@ -130,6 +143,58 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The same for a daemon, which has neither this environment nor this folder.
+fn request_of(options: &SuperviseOptions) -> anyhow::Result<RunRequest> {
+    let mut secrets = BTreeMap::new();
+    for (name, source) in &options.secrets {
+        let bytes = match source {
+            SecretSource::Path(path) => files::read_bounded(path, LARGEST_SECRET as u64)
+                .with_context(|| format!("--secret {name}"))?,
+            SecretSource::Bytes(bytes) => bytes.clone(),
+        };
+        secrets.insert(name.clone(), STANDARD.encode(bytes));
+    }
+    let absolute = |path: &PathBuf| std::path::absolute(path);
+    let credentials_from = match &options.credentials {
+        CredentialsSource::Environment | CredentialsSource::Nothing => None,
+        CredentialsSource::File(path) => Some(format!("file:{}", absolute(path)?.display())),
+        CredentialsSource::Profile(Some(name)) => Some(format!("profile:{name}")),
+        CredentialsSource::Profile(None) => Some("profile".to_owned()),
+        CredentialsSource::Container => Some("container".to_owned()),
+        CredentialsSource::Imds => Some("imds".to_owned()),
+        CredentialsSource::Auto => Some("auto".to_owned()),
+    };
+    let from_environment = options.credentials == CredentialsSource::Environment;
+    let credentials = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ]
+    .into_iter()
+    .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+    .filter(|(_, value)| from_environment && !value.is_empty())
+    .collect();
+    Ok(RunRequest {
+        image: std::path::absolute(&options.image)?,
+        name: options.name.clone(),
+        backend: options.backend,
+        isolation: matches!(options.isolation, Isolation::Reduced).then(|| "reduced".to_owned()),
+        memory_mib: options.memory_mib,
+        cpus: options.cpus,
+        debug: options.debug,
+        egress: options.allowlist.iter().map(ToString::to_string).collect(),
+        secrets,
+        credentials,
+        credentials_from,
+        record: options
+            .record
+            .as_ref()
+            .map(std::path::absolute)
+            .transpose()?,
+        start_limit_ms: Some(options.start_limit_ms),
+    })
 }
 
 fn print_serving(state: &State, reach: &str) {

@@ -13,7 +13,14 @@ use crate::common::{House, Who};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What stays in the folder of enclaves.
-const KEPT: [&str; 4] = ["console.log", "state.json", "supervisor.log", ".lock"];
+const KEPT: [&str; 6] = [
+    "console.log",
+    "log.ndjson",
+    "log.ndjson.1",
+    "state.json",
+    "supervisor.log",
+    ".lock",
+];
 
 /// Kinds of namespaces.
 const KINDS: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];

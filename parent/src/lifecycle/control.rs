@@ -246,6 +246,34 @@ impl Control {
     }
 }
 
+/// The same from within an event loop: one request on a connection of its own, answered within `limit`.
+pub(crate) async fn ask(
+    dir: &Path,
+    request: &Request,
+    descriptors: &[OwnedFd],
+    limit: Duration,
+) -> Result<(Reply, Vec<OwnedFd>), ControlError> {
+    let path = dir.join(CONTROL_SOCKET);
+    let exchange = async {
+        let mut stream = UnixStream::connect(&path).await?;
+        send_async(&mut stream, request, descriptors).await?;
+        receive_async::<Reply>(&mut stream)
+            .await?
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    };
+    let answer = tokio::time::timeout(limit, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|source| ControlError::Unreachable {
+            path: path.display().to_string(),
+            source,
+        })?;
+    match answer {
+        (Reply::Refused { reason }, _) => Err(ControlError::Refused(reason)),
+        answer => Ok(answer),
+    }
+}
+
 impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()

@@ -135,7 +135,7 @@ impl Home {
     }
 
     /// Makes the folder of enclaves (mode 0700) if need be and checks that nobody else can reach into it.
-    pub(super) fn make_enclaves(&self) -> Result<PathBuf, HomeError> {
+    pub(crate) fn make_enclaves(&self) -> Result<PathBuf, HomeError> {
         make_private(&self.runtime)?;
         let enclaves = self.enclaves();
         make_private(&enclaves)?;
@@ -148,7 +148,7 @@ impl Home {
     }
 
     /// Checks the folder of enclaves without making it. `false` where there is none.
-    pub(super) fn check_enclaves(&self) -> Result<bool, HomeError> {
+    pub(crate) fn check_enclaves(&self) -> Result<bool, HomeError> {
         for path in [&self.runtime, &self.enclaves()] {
             if !check_private(path)? {
                 return Ok(false);

@@ -11,17 +11,23 @@ mod frame;
 mod guest;
 mod home;
 mod registry;
+mod ring;
 mod spawn;
 mod state;
 mod supervise;
 mod windows;
 
 pub use console::{follow, printable, tail};
+pub(crate) use control::ask;
 pub use control::{
     CONTROL_SOCKET, Control, ControlError, Counters, Histogram, Ingress, Reply, Request,
 };
 pub use home::{Home, HomeError};
+pub(crate) use registry::instance_name;
 pub use registry::{RegistryError, find, is_name, list, stop};
+pub(crate) use ring::Ring;
+pub use ring::{LARGEST_RING_FILE, Line, RingReader};
+pub(crate) use spawn::spawn_child;
 pub use spawn::{RunError, Serving, SupervisorProgram, spawn};
 pub use state::{MeasuredAs, Process, State, StateError, Status};
 pub use supervise::{Ended, SuperviseError, SuperviseOptions, supervise, supervisor_process};

@@ -23,8 +23,11 @@ const FIRST_CID: u32 = 16;
 /// The most characters of a name.
 const LONGEST_NAME: usize = 63;
 
-/// The most characters of a name that others are derived from.
-pub(crate) const LONGEST_STEM: usize = 56;
+/// The most characters that a name takes over from an image's file name.
+const LONGEST_STEM: usize = 32;
+
+/// The most characters that an instance's name takes over from the declared name.
+const LONGEST_DECLARED: usize = 56;
 
 /// Ended enclaves whose consoles are kept.
 const ENDED_KEPT: usize = 32;
@@ -117,7 +120,7 @@ pub fn is_name(text: &str) -> bool {
 }
 
 /// A name from another, or an image's file name, and four random characters, such as `cards-k3f9`.
-fn derived_name(stem: &str) -> io::Result<String> {
+fn derived_name(stem: &str, most: usize) -> io::Result<String> {
     let mut name = String::new();
     for c in stem.chars().flat_map(char::to_lowercase) {
         if c.is_ascii_alphanumeric() {
@@ -125,7 +128,7 @@ fn derived_name(stem: &str) -> io::Result<String> {
         } else if !name.is_empty() && !name.ends_with('-') {
             name.push('-');
         }
-        if name.len() == LONGEST_STEM {
+        if name.len() == most {
             break;
         }
     }
@@ -140,6 +143,11 @@ fn derived_name(stem: &str) -> io::Result<String> {
         .map(|byte| char::from(b"abcdefghijklmnopqrstuvwxyz234567"[usize::from(byte % 32)]))
         .collect();
     Ok(format!("{name}-{ending}"))
+}
+
+/// A name for an instance of a declared enclave.
+pub(crate) fn instance_name(of: &str) -> io::Result<String> {
+    derived_name(of, LONGEST_DECLARED)
 }
 
 struct Lock {
@@ -213,8 +221,11 @@ pub(super) fn claim(
         None => loop {
             let file = wanted.image.file_stem().unwrap_or_default();
             let file = file.to_string_lossy();
-            let name = derived_name(wanted.of.unwrap_or(&file))
-                .map_err(files(Path::new("/dev/urandom")))?;
+            let derived = match wanted.of {
+                Some(of) => instance_name(of),
+                None => derived_name(&file, LONGEST_STEM),
+            };
+            let name = derived.map_err(files(Path::new("/dev/urandom")))?;
             if !enclaves.join(&name).exists() {
                 break name;
             }
@@ -511,10 +522,14 @@ mod tests {
             &"é-".repeat(60),
             &"x".repeat(63),
         ] {
-            let name = derived_name(stem).unwrap();
+            let name = derived_name(stem, LONGEST_STEM).unwrap();
             assert!(is_name(&name), "{stem}: {name}");
         }
-        assert!(derived_name("Cards v2").unwrap().starts_with("cards-v2-"));
+        assert!(
+            derived_name("Cards v2", LONGEST_STEM)
+                .unwrap()
+                .starts_with("cards-v2-")
+        );
     }
 
     #[test]

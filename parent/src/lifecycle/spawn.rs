@@ -62,7 +62,8 @@ impl SupervisorProgram {
         Ok(Self {
             program: std::env::current_exe()?,
             arguments: vec!["supervise-enclave".into()],
-            environment: Vec::new(),
+            // One arena for all of its few threads: each further one is memory that every enclave costs.
+            environment: vec![("MALLOC_ARENA_MAX".into(), "1".into())],
         })
     }
 }
@@ -129,11 +130,31 @@ fn said(stderr: &str) -> String {
     }
 }
 
+/// What an init system tells a daemon in its environment; none of it is for the daemon's supervisors.
+const FOR_DAEMONS: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
+
 /// Starts an enclave under a supervisor of its own, and returns once it serves. The enclave outlives this process. Blocks.
 pub fn spawn(
     options: &SuperviseOptions,
     supervisor: &SupervisorProgram,
 ) -> Result<Serving, RunError> {
+    let (serving, child) = spawn_child(options, supervisor)?;
+    reap(child);
+    Ok(serving)
+}
+
+/// The same, for a caller that collects the dead supervisor itself.
+pub(crate) fn spawn_child(
+    options: &SuperviseOptions,
+    supervisor: &SupervisorProgram,
+) -> Result<(Serving, Child), RunError> {
     let mut options = options.clone();
     make_absolute(&mut options)?;
     let order = serde_json::to_vec(&options).map_err(|error| RunError::Path {
@@ -148,7 +169,11 @@ pub fn spawn(
     let stderr = memfd_create(c"supervisor", MFdFlags::MFD_CLOEXEC)
         .map_err(|errno| cannot_start(errno.into()))?;
     let mut stderr = File::from(stderr);
-    let mut child = Command::new(&supervisor.program)
+    let mut command = Command::new(&supervisor.program);
+    for name in FOR_DAEMONS {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(&supervisor.arguments)
         .envs(supervisor.environment.iter().cloned())
         .stdin(Stdio::piped())
@@ -164,11 +189,13 @@ pub fn spawn(
     let limit = Duration::from_millis(options.start_limit_ms).saturating_add(MARGIN);
     let heard = listen(&mut pipe, limit);
     match heard {
-        Ok(Some(report)) => {
-            let served = judge(report);
-            reap(child, served.is_ok());
-            served
-        }
+        Ok(Some(report)) => match judge(report) {
+            Ok(serving) => Ok((serving, child)),
+            Err(error) => {
+                let _ = child.wait();
+                Err(error)
+            }
+        },
         Ok(None) => {
             let status = child.wait().map_err(cannot_start)?;
             Err(RunError::Died {
@@ -207,15 +234,11 @@ fn judge(report: Report) -> Result<Serving, RunError> {
 }
 
 /// Collects the supervisor when it ends, so that a long-lived caller keeps no dead process.
-fn reap(mut child: Child, serves: bool) {
-    if serves {
-        // Without the thread the dead process stays until this one ends, and harms nothing.
-        let _ = std::thread::Builder::new()
-            .name("supervisor-wait".into())
-            .spawn(move || child.wait());
-    } else {
-        let _ = child.wait();
-    }
+fn reap(mut child: Child) {
+    // Without the thread the dead process stays until this one ends, and harms nothing.
+    let _ = std::thread::Builder::new()
+        .name("supervisor-wait".into())
+        .spawn(move || child.wait());
 }
 
 /// The supervisor leaves the current folder.

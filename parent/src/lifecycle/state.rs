@@ -144,6 +144,9 @@ pub struct State {
     /// The declared enclave that this is an instance of, where a daemon has started it. It is found by that name as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
+    /// What it was started as, by the word of the daemon that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<String>,
     /// How far it has come.
     #[serde(flatten)]
     pub status: Status,
@@ -282,6 +285,7 @@ pub(super) mod tests {
         State {
             name: dir.file_name().unwrap().to_str().unwrap().to_owned(),
             of: None,
+            core: None,
             status: Status::Serving,
             admitted_ms: None,
             draining: false,

@@ -101,6 +101,9 @@ pub struct SuperviseOptions {
     /// The declared enclave that this is an instance of.
     #[serde(default)]
     pub of: Option<String>,
+    /// What the daemon calls what it is started as; kept in its state.
+    #[serde(default)]
+    pub core: Option<String>,
     /// The image file.
     pub image: PathBuf,
     /// Memory in MiB; the manifest's where absent.
@@ -134,6 +137,7 @@ impl SuperviseOptions {
             home,
             name: None,
             of: None,
+            core: None,
             image: image.into(),
             memory_mib: None,
             cpus: None,
@@ -423,6 +427,7 @@ pub(super) fn run<G: Guest>(
         |name, cid, dir| State {
             name,
             of: options.of.clone(),
+            core: options.core.clone(),
             status: Status::Starting,
             admitted_ms: None,
             draining: false,

@@ -1,4 +1,5 @@
-//! What the enclave prints, kept in a file on the host. The file is bounded: a flood costs the enclave its own output.
+//! What the enclave prints, kept on the host: raw in a file, and with times in a [ring](crate::lifecycle::RingReader) beside it.
+//! Both are bounded: a flood costs the enclave its own output, the last of it in the file, the first of it in the ring.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,6 +9,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use crate::lifecycle::Ring;
+
 /// The most that is kept.
 pub(crate) const MOST: u64 = 16 << 20;
 /// What is read at once.
@@ -16,6 +19,7 @@ const TURN: usize = 64 * 1024;
 pub(crate) struct Console {
     pipe: OwnedFd,
     file: File,
+    ring: Ring,
     room: u64,
     buffer: Vec<u8>,
     heard: usize,
@@ -42,6 +46,7 @@ impl Console {
         Ok(Console {
             pipe,
             file,
+            ring: Ring::new(path.parent().unwrap_or(Path::new("/"))),
             room: MOST,
             buffer: vec![0; TURN],
             heard: 0,
@@ -61,13 +66,17 @@ impl Console {
     pub(crate) fn listen(&mut self) -> Heard {
         self.heard = 0;
         let count = match nix::unistd::read(&self.pipe, &mut self.buffer) {
-            Ok(0) => return Heard::End,
+            Ok(0) => {
+                self.ring.end();
+                return Heard::End;
+            }
             Ok(count) => count,
             Err(Errno::EINTR) => return Heard::Something,
             Err(Errno::EAGAIN) => return Heard::NothingNow,
             Err(_) => return Heard::End,
         };
         self.heard = count;
+        self.ring.keep(self.buffer.get(..count).unwrap_or_default());
         if self.room > 0 {
             let kept = (count as u64).min(self.room) as usize;
             let bytes = self.buffer.get(..kept).unwrap_or_default();

@@ -63,6 +63,12 @@ pub enum SecretError {
 pub struct SealedSecrets(BTreeMap<String, Bytes>);
 
 impl SealedSecrets {
+    /// Whether a text is a name that a manifest can hold.
+    pub fn is_name(text: &str) -> bool {
+        let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=64).contains(&text.len()) && text.bytes().all(known)
+    }
+
     /// Reads every source and checks names and sizes.
     pub fn load(sources: &BTreeMap<String, SecretSource>) -> Result<Self, SecretError> {
         if sources.len() > MOST_SECRETS {
@@ -70,9 +76,7 @@ impl SealedSecrets {
         }
         let mut secrets = BTreeMap::new();
         for (name, source) in sources {
-            let known =
-                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if name.is_empty() || name.len() > 64 || !name.bytes().all(known) {
+            if !Self::is_name(name) {
                 return Err(SecretError::Name(name.chars().take(80).collect()));
             }
             let bytes = match source {

@@ -126,7 +126,14 @@ fn left(dir: &Path) -> Vec<String> {
     let mut left = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        if !["console.log", "vsock.sock_8000", "vsock.sock_9000"].contains(&name.as_str()) {
+        if ![
+            "console.log",
+            "log.ndjson",
+            "vsock.sock_8000",
+            "vsock.sock_9000",
+        ]
+        .contains(&name.as_str())
+        {
             left.push(name);
         }
     }
