@@ -23,7 +23,15 @@ fuzz_target!(|text: &str| {
         }
     }
     if let Ok(settings) = Settings::parse(Path::new("/etc/anchorhold/daemon.toml"), text) {
-        assert!(settings.metrics.is_none_or(|address| address.ip().is_loopback()));
-        assert!(settings.page.is_none_or(|(address, _)| address.ip().is_loopback()));
+        assert!(
+            settings
+                .metrics
+                .is_none_or(|address| address.ip().is_loopback())
+        );
+        assert!(
+            settings
+                .page
+                .is_none_or(|(address, _)| address.ip().is_loopback())
+        );
     }
 });
