@@ -128,7 +128,7 @@ fn a_long_name_of_a_field_does_not_make_the_report_grow_without_bound() {
 
 #[test]
 fn lines_made_to_be_slow_are_answered() {
-    // Quadratic work on a megabyte would not end in this test's lifetime.
+    // Quadratic work on a quarter of a megabyte would not end in this test's lifetime.
     for piece in [
         "@",
         "a@",
@@ -154,7 +154,7 @@ fn lines_made_to_be_slow_are_answered() {
         "http://a)))]]",
         "phone ",
     ] {
-        let line = piece.repeat((MAX_LINE_BYTES - 2) / piece.len());
+        let line = piece.repeat(MAX_LINE_BYTES / 4 / piece.len());
         let text = answer_of(&mut job(&[]), line.as_bytes());
         assert!(text.starts_with("{\"text\"") || text.contains("\"many\""));
         let mut back = Job::new(
@@ -176,7 +176,7 @@ fn restoring_an_answer_gives_the_values_back_of_the_kinds_that_are_allowed() {
     let restore = |kinds: &[Kind], key: u8| {
         let mode = Mode::Restore(Input::Auto, kinds.to_vec());
         let mut job = Job::new(mode, Some(&Keys::new(&[key; 32])));
-        serde_json::from_str::<Value>(&answer_of(&mut job, sealed.as_bytes())).unwrap()
+        serde_json::from_str::<Value>(&answer_of(&mut job, sealed.trim_end().as_bytes())).unwrap()
     };
     let all = restore(&Kind::ALL, 3);
     assert_eq!(all["record"]["c"], "4111 1111 1111 1111");

@@ -16,13 +16,13 @@ impl Field {
         let mut words = String::with_capacity(name.len() + 4);
         let mut small = false;
         for character in name.chars().take(64) {
-            if !character.is_alphanumeric() {
-                words.push(' ');
-            } else {
+            if character.is_alphanumeric() {
                 if small && character.is_uppercase() {
                     words.push(' ');
                 }
                 words.extend(character.to_lowercase());
+            } else {
+                words.push(' ');
             }
             small = character.is_lowercase();
         }

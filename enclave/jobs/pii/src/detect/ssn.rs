@@ -45,8 +45,9 @@ fn alone(before: &str, after: &str) -> bool {
     let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
     let (before, after) = (before.as_bytes(), after.as_bytes());
     let dash = |byte: Option<&u8>| matches!(byte, Some(b'-' | b'.'));
-    !(dash(before.last()) && digit(before.iter().rev().nth(1)))
-        && !(dash(after.first()) && digit(after.get(1)))
+    let joined_before = dash(before.last()) && digit(before.iter().rev().nth(1));
+    let joined_after = dash(after.first()) && digit(after.get(1));
+    !joined_before && !joined_after
 }
 
 /// Whether the area (not 000, 666 or 9xx), the group (not 00) and the serial (not 0000) can be.
