@@ -316,9 +316,13 @@ pub fn through(address: SocketAddr) -> u16 {
     }
 }
 
-/// An ingress table for a declaration: `address` leads to the control port, which answers HTTP.
+/// An ingress table for a declaration: `address` leads to the control port, which answers HTTP. One source may come as often as
+/// it can: a test is one, and faster than most.
 pub fn ingress(address: SocketAddr) -> String {
-    format!("[ingress.web]\nlisten = \"{address}\"\nport = 5000\n")
+    format!(
+        "[ingress.web]\nlisten = \"{address}\"\nport = 5000\n[ingress.web.rules]\n\
+         new_per_second = 1000000\nsource_new_per_second = 1000000\n"
+    )
 }
 
 /// Whether a process of that number runs.

@@ -29,6 +29,7 @@ use crate::lifecycle::{
     self, CONTROL_SOCKET, Home, Ingress, Reply, Request, State, Status, SuperviseOptions,
     SupervisorProgram,
 };
+use crate::sandbox::limits;
 
 /// Starts at once; more wait. A start keeps both sides of the machine busy.
 const MOST_STARTS: usize = 4;
@@ -665,10 +666,15 @@ impl Keeper {
                 if one.stage != Stage::Draining {
                     one.stage = Stage::Ending;
                 }
+                let supervisor = one.state.as_ref().map(|state| state.supervisor.pid);
                 spawn_blocking(move || {
                     let state = lifecycle::stop(&home, &instance, END_GRACE).ok();
                     if let Some(mut child) = child {
                         let _ = child.wait();
+                    }
+                    // One that was killed had no time for it.
+                    if let Some(supervisor) = supervisor {
+                        limits::remove_groups_of(supervisor);
                     }
                     let _ = events.send(Event::Buried {
                         instance,

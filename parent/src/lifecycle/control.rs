@@ -285,6 +285,8 @@ pub(super) struct Asked {
     pub(super) request: Request,
     pub(super) descriptors: Vec<OwnedFd>,
     pub(super) answer: oneshot::Sender<(Reply, Vec<OwnedFd>)>,
+    /// Ends when the answer is out, or cannot be.
+    pub(super) told: oneshot::Receiver<()>,
 }
 
 /// Binds the socket, for its owner alone.
@@ -334,10 +336,12 @@ fn is_admitted(stream: &UnixStream) -> bool {
 async fn connection(mut stream: UnixStream, asked: &mpsc::Sender<Asked>) -> io::Result<()> {
     while let Some((request, descriptors)) = receive_async::<Request>(&mut stream).await? {
         let (answer, answered) = oneshot::channel();
+        let (telling, told) = oneshot::channel();
         let asking = Asked {
             request,
             descriptors,
             answer,
+            told,
         };
         if asked.send(asking).await.is_err() {
             return Ok(());
@@ -346,6 +350,7 @@ async fn connection(mut stream: UnixStream, asked: &mpsc::Sender<Asked>) -> io::
             return Ok(());
         };
         send_async(&mut stream, &reply, &descriptors).await?;
+        drop::<oneshot::Sender<()>>(telling);
     }
     Ok(())
 }

@@ -51,6 +51,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long an enclave that was told to end may take.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long whoever asked for the end may take to hear that it comes.
+const TELL_LIMIT: Duration = Duration::from_secs(1);
+
 /// Lines of the console that go with the news of a failed start.
 const LAST_LINES: usize = 10;
 
@@ -576,7 +579,10 @@ async fn live<G: Guest>(
                                     match next {
                                         Next::Serve => {}
                                         Next::Drain(limit) => draining.set(Some(windows.drained(control_port, limit))),
-                                        Next::End => break "stopped".to_owned(),
+                                        Next::End(told) => {
+                                            let _ = timeout(TELL_LIMIT, told).await;
+                                            break "stopped".to_owned();
+                                        }
                                     }
                                 }
                                 outcome = async { draining.as_mut().as_pin_mut().expect("looked at before").await }, if draining.is_some() => {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{Asked, Counters, Histogram, Ingress, Reply, Request};
@@ -31,8 +32,8 @@ pub(super) enum Next {
     Serve,
     /// It ends its enclave once nothing runs any more, or after this time.
     Drain(Duration),
-    /// It ends its enclave.
-    End,
+    /// End, once whoever asked for it was told.
+    End(oneshot::Receiver<()>),
 }
 
 /// The windows of one enclave.
@@ -155,7 +156,7 @@ impl Windows {
                 Vec::new(),
             )),
             Request::End => {
-                next = Next::End;
+                next = Next::End(asked.told);
                 done()
             }
         };

@@ -266,6 +266,48 @@ fn sweep(parent: &Path) {
     }
 }
 
+/// Removes the groups of a supervisor that was killed, once the kernel has let its enclave's last process go. Waits for that
+/// for two seconds at most; what is left then, the next enclave to start removes.
+pub(crate) fn remove_groups_of(supervisor: u32) {
+    if Path::new("/proc").join(supervisor.to_string()).exists() {
+        return;
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut folders = Vec::new();
+    for hierarchy in hierarchies(&mounts) {
+        let Some(own) = own_folder(&hierarchy, &own) else {
+            continue;
+        };
+        // In version 2 they may stand beside the own group; see `make_version_2`.
+        let levels = if hierarchy.version_2 { usize::MAX } else { 1 };
+        let parents = own.ancestors().take(levels);
+        for parent in parents.take_while(|parent| parent.starts_with(&hierarchy.mounted_at)) {
+            let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+            folders.extend(
+                entries
+                    .filter(|entry| {
+                        supervisor_of(&entry.file_name().to_string_lossy()) == Some(supervisor)
+                    })
+                    .map(|entry| entry.path()),
+            );
+        }
+    }
+    remove(&folders);
+}
+
+/// Removes groups. The kernel may take a moment to let the last process go.
+fn remove(folders: &[PathBuf]) {
+    let until = Instant::now() + Duration::from_secs(2);
+    for folder in folders {
+        while std::fs::remove_dir(folder)
+            .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until)
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 /// The process in the name of a group: `anchorhold-<pid>-<cid>`.
 fn supervisor_of(group: &str) -> Option<u32> {
     let (pid, _) = group.strip_prefix("anchorhold-")?.split_once('-')?;
@@ -274,15 +316,7 @@ fn supervisor_of(group: &str) -> Option<u32> {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        // The kernel may take a moment to let the last process go.
-        let until = Instant::now() + Duration::from_secs(2);
-        for folder in &self.folders {
-            while std::fs::remove_dir(folder).is_err_and(|error| {
-                error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until
-            }) {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
+        remove(&self.folders);
     }
 }
 
