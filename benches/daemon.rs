@@ -87,7 +87,10 @@ fn main() {
     let mut times = Vec::new();
     for n in 0..count {
         let name = format!("e{n}");
-        let text = format!("image = {image:?}\npcr0 = \"{pcr0}\"\nbackend = \"sandbox\"\n");
+        let text = format!(
+            "image = \"{}\"\npcr0 = \"{pcr0}\"\nbackend = \"sandbox\"\n",
+            image.display()
+        );
         std::fs::write(folder.join(format!("enclaves.d/{name}.toml")), text).expect("a file");
         let began = Instant::now();
         house.must(Who::Host, ["reload"]);
