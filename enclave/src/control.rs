@@ -25,6 +25,7 @@ use crate::call::{self, CallError};
 use crate::keys::{self, KeyService, Recipient};
 use crate::nsm::{Claims, Nsm, NsmError};
 use crate::secrets::Secrets;
+use crate::service::{Service, Standing};
 use crate::stream::{Listener, Parent};
 use crate::window::Window;
 
@@ -53,7 +54,10 @@ pub struct Control<P, N, S> {
     pub window: Arc<Window<P>>,
     /// Calls, where the image takes any.
     pub calls: Option<Calls<N, S>>,
-    /// What `/health` says of them.
+    /// The job that answers requests, where it does. Nothing but how it stands is said of it here: requests reach it
+    /// through TLS alone.
+    pub service: Option<Arc<Service>>,
+    /// What `/health` says of calls.
     pub counts: Arc<Counts>,
 }
 
@@ -187,6 +191,8 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
             calls_open: u64,
             calls_begun: u64,
             calls_failed: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            http: Option<Standing>,
         }
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         json(
@@ -199,6 +205,7 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
                 calls_open: count(&self.counts.open),
                 calls_begun: count(&self.counts.begun),
                 calls_failed: count(&self.counts.failed),
+                http: self.service.as_ref().map(|service| service.standing()),
             },
         )
     }
@@ -286,7 +293,7 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
             return failure(
                 StatusCode::CONFLICT,
                 "no_calls",
-                "this image takes no calls: its anchorhold.toml has job.mode = \"once\", or no [key_service]",
+                "this image takes no calls: its anchorhold.toml has no [key_service], or another job.contract than \"lines\"",
             );
         };
         let Ok(permit) = Arc::clone(&calls.permits).try_acquire_owned() else {

@@ -50,6 +50,8 @@ pub struct Terms {
     pub scratch: PathBuf,
     /// The folder with the job's secrets, readable by it.
     pub secrets: PathBuf,
+    /// The folder that jobs make sockets in, and nothing else.
+    pub sockets: Option<PathBuf>,
     /// The largest file a job may write, in bytes.
     pub max_file_bytes: u64,
     /// The folder that jobs start in.
@@ -234,6 +236,7 @@ fn landlock_rules(terms: &Terms) -> Result<Option<OwnedFd>, ConfinementError> {
     let run: BitFlags<AccessFs> = read | AccessFs::Execute;
     // Programs are measured with the image; what a job wrote is not, and is not run.
     let write = everything & !AccessFs::Execute & !AccessFs::MakeChar & !AccessFs::MakeBlock;
+    let socket = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ResolveUnix;
     let device: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile;
 
     let application = application_entries(terms)?;
@@ -250,7 +253,8 @@ fn landlock_rules(terms: &Terms) -> Result<Option<OwnedFd>, ConfinementError> {
             ))?
             .add_rules(path_beneath_rules(DEVICES, device))?
             .add_rules(path_beneath_rules([&terms.secrets], AccessFs::ReadFile))?
-            .add_rules(path_beneath_rules([&terms.scratch], write))?;
+            .add_rules(path_beneath_rules([&terms.scratch], write))?
+            .add_rules(path_beneath_rules(&terms.sockets, socket))?;
         Ok(ruleset.into())
     };
     rules().map_err(ConfinementError::Landlock)
@@ -299,6 +303,7 @@ mod tests {
             .into(),
             scratch: "/tmp".into(),
             secrets: "/run/secrets".into(),
+            sockets: None,
             max_file_bytes: 1,
             folder: "/".into(),
             user: (JOB_ID, JOB_ID),

@@ -1,6 +1,6 @@
-//! One process for each call: its three streams, its end, and the end of everything that it started.
+//! Jobs' processes: their streams, their end, and the end of everything that they started.
 //!
-//! A job must never outlive its call: dropping [`Running`] ends its whole process group.
+//! A job must never outlive its call, or whoever keeps it: dropping its [`Guard`] ends its whole process group.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -106,7 +106,42 @@ impl Launcher {
         })
     }
 
-    /// Starts the one job of mode "once": no input, its output to the console as it is.
+    /// Starts a job of contract `http`: no input, and what it writes, to its standard output too, goes where standard
+    /// error goes.
+    ///
+    /// # Errors
+    /// See [`SpawnError`]; nothing of the job is left then.
+    pub async fn start_service(self: &Arc<Self>) -> Result<Kept, SpawnError> {
+        let nothing = null()?;
+        let (read, write) = match self.stderr {
+            Stderr::Drop => (None, null()?),
+            Stderr::Forward => {
+                let (read, write) = pipe_pair()?;
+                (Some(read), write)
+            }
+        };
+        let lease = self.scratch.as_ref().map(Scratch::lease);
+        let launcher = Arc::clone(self);
+        let (pid, exit) = tokio::task::spawn_blocking(move || {
+            launcher.spawn([nothing.as_fd(), write.as_fd(), write.as_fd()])
+        })
+        .await
+        .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
+        if let Some(read) = read {
+            let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
+            tokio::spawn(forward(read));
+        }
+        Ok(Kept {
+            exit,
+            guard: Guard {
+                pid,
+                reaper: Arc::clone(&self.reaper),
+                _lease: lease,
+            },
+        })
+    }
+
+    /// Starts the one job of contract `once`: no input, its output to the console as it is.
     ///
     /// # Errors
     /// See [`SpawnError`].
@@ -156,6 +191,14 @@ pub struct Running {
     pub stdin: pipe::Sender,
     /// The job's standard output.
     pub stdout: pipe::Receiver,
+    /// How it ended, once it has.
+    pub exit: oneshot::Receiver<Exit>,
+    /// Keeps the job alive.
+    pub guard: Guard,
+}
+
+/// A job that serves. Dropped, it is ended with all that it started.
+pub struct Kept {
     /// How it ended, once it has.
     pub exit: oneshot::Receiver<Exit>,
     /// Keeps the job alive.

@@ -17,6 +17,7 @@ pub mod nsm;
 pub mod reaper;
 pub mod runtime;
 pub mod secrets;
+pub mod service;
 pub mod stream;
 #[expect(
     unsafe_code,

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
 use anchorhold_manifest::{
-    CONTROL_PORT, HEARTBEAT_PORT, JobMode, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest,
-    ManifestError, SECRETS_DIR,
+    CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET, JOB_SOCKET_VARIABLE, JobStderr,
+    KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest, ManifestError, SECRETS_DIR,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +24,8 @@ use crate::jobs::{Launcher, Stderr};
 use crate::keys::{Keys, Recipient, RemoteKeyService};
 use crate::nsm::{Device, NsmError};
 use crate::reaper::{Orphans, Reaper};
-use crate::secrets::Secrets;
+use crate::secrets::{SecretError, Secrets};
+use crate::service::{self, Ended, Service};
 use crate::stream::{Listener, Parent as _, Vsock};
 use crate::sys::SpawnError;
 use crate::window::Window;
@@ -35,6 +36,9 @@ const SCRATCH_DIR: &str = "/tmp";
 const HEARTBEAT: u8 = 0xB7;
 /// How long the parent may take to answer it.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between attempts to open the secrets of a job that waits for them; each pause is twice as long as the one before.
+const FIRST_SECRETS_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_SECRETS_PAUSE: Duration = Duration::from_secs(30);
 /// Calls at a time for each CPU: one computes while another waits for keys.
 const CALLS_FOR_EACH_CPU: usize = 2;
 
@@ -75,15 +79,18 @@ pub enum RuntimeError {
     /// The folder of secrets cannot be made.
     #[error("{SECRETS_DIR} cannot be made: {0}")]
     SecretsFolder(#[source] io::Error),
-    /// The job of mode "once" could not be started.
+    /// The folder of the job's socket cannot be made.
+    #[error("the folder of {JOB_SOCKET} cannot be made: {0}")]
+    SocketFolder(#[source] io::Error),
+    /// The job of contract "once" or "http" could not be started.
     #[error("{0}")]
     Spawn(#[from] SpawnError),
-    /// The job of mode "once" needs a secret.
+    /// The job of contract "once" needs a secret.
     #[error("{0}")]
-    Secret(#[from] crate::secrets::SecretError),
+    Secret(#[from] SecretError),
 }
 
-/// Runs the enclave to its end and returns its exit code: the job's in mode "once", else 0 after SIGTERM.
+/// Runs the enclave to its end and returns its exit code: the job's where it decides the enclave's end, else 0 after SIGTERM.
 ///
 /// # Errors
 /// Whatever keeps it from serving.
@@ -110,8 +117,8 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
     let secrets = Arc::new(secrets(&manifest, &launcher));
     let keys = keys(&manifest, &nsm, &recipient, &window)?.map(Arc::new);
 
-    let calls = match (&keys, manifest.job.mode) {
-        (Some(keys), JobMode::Calls) => {
+    let calls = match (&keys, manifest.job.contract) {
+        (Some(keys), Contract::Lines) => {
             let at_a_time = manifest.resources.cpus as usize * CALLS_FOR_EACH_CPU;
             Some(Calls {
                 terms: Arc::new(call::Terms {
@@ -127,6 +134,20 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
         }
         _ => None,
     };
+    let starter = Starter {
+        launcher,
+        secrets,
+        window: Arc::clone(&window),
+        keys,
+    };
+    let service = manifest.http.as_ref().map(|http| {
+        let terms = service::Terms {
+            socket: PathBuf::from(JOB_SOCKET),
+            http: http.clone(),
+            request_timeout: Duration::from_secs(manifest.job.timeout_seconds),
+        };
+        Service::new(&starter.launcher, terms)
+    });
     let control = Arc::new(Control {
         name: manifest.image.name.clone(),
         version: manifest.image.version.clone(),
@@ -134,6 +155,7 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
         recipient,
         window: Arc::clone(&window),
         calls,
+        service: service.clone(),
         counts: Arc::default(),
     });
     let listener = Listener::bind(CONTROL_PORT).map_err(RuntimeError::Vsock)?;
@@ -143,16 +165,18 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
             crate::log!("the parent did not answer the heartbeat: {error}");
         }
     });
-    crate::log!("serving; jobs are confined by {}", launcher.confinement());
+    crate::log!(
+        "serving; jobs are confined by {}",
+        starter.launcher.confinement()
+    );
 
     let job = async {
-        match manifest.job.mode {
-            JobMode::Once => once(&launcher, &secrets, &window, keys.as_deref()).await,
-            JobMode::Calls => {
+        match (manifest.job.contract, service) {
+            (Contract::Once, _) => starter.once().await,
+            (Contract::Http, Some(service)) => starter.keep(&service).await,
+            (Contract::Http, None) | (Contract::Lines, _) => {
                 // Early, so that the first call does not wait; a failure is reported again by the call that needs it.
-                if let Some(keys) = &keys
-                    && let Err(error) = secrets.ensure(&window, keys).await
-                {
+                if let Err(error) = starter.ensure_secrets().await {
                     crate::log!("{error}. Calls fail until then");
                 }
                 std::future::pending().await
@@ -169,21 +193,47 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
     }
 }
 
-async fn once(
-    launcher: &Arc<Launcher>,
-    secrets: &Secrets,
-    window: &Window<Vsock>,
-    keys: Option<&Keys<Device, RemoteKeyService<Vsock>>>,
-) -> Result<i32, RuntimeError> {
-    if let Some(keys) = keys {
-        secrets.ensure(window, keys).await?;
+/// What a job needs before it starts.
+struct Starter {
+    launcher: Arc<Launcher>,
+    secrets: Arc<Secrets>,
+    window: Arc<Window<Vsock>>,
+    keys: Option<Arc<OwnKeys>>,
+}
+
+impl Starter {
+    async fn ensure_secrets(&self) -> Result<(), SecretError> {
+        match &self.keys {
+            Some(keys) => self.secrets.ensure(&self.window, keys).await,
+            None => Ok(()),
+        }
     }
-    let exit = launcher.start_once().await?;
-    let exit = exit
-        .await
-        .map_err(|_| RuntimeError::System(io::ErrorKind::NotFound.into()))?;
-    crate::log!("the job {exit}");
-    Ok(exit.code())
+
+    async fn once(&self) -> Result<i32, RuntimeError> {
+        self.ensure_secrets().await?;
+        let exit = self.launcher.start_once().await?;
+        let exit = exit
+            .await
+            .map_err(|_| RuntimeError::System(io::ErrorKind::NotFound.into()))?;
+        crate::log!("the job {exit}");
+        Ok(exit.code())
+    }
+
+    async fn keep(&self, service: &Service) -> Result<i32, RuntimeError> {
+        let mut pause = FIRST_SECRETS_PAUSE;
+        while let Err(error) = self.ensure_secrets().await {
+            crate::log!(
+                "{error}. The job is not started before; another attempt in {} s",
+                pause.as_secs()
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_SECRETS_PAUSE);
+        }
+        match service.keep(&self.launcher).await {
+            Ended::Job(exit) => Ok(exit.code()),
+            Ended::Spawn(error) => Err(error.into()),
+        }
+    }
 }
 
 fn launcher(
@@ -193,9 +243,17 @@ fn launcher(
 ) -> Result<Arc<Launcher>, RuntimeError> {
     // Others than the owner may pass through, for their own files, and not look around.
     make_folder(Path::new(SECRETS_DIR), 0o711).map_err(RuntimeError::SecretsFolder)?;
+    let mut environment = manifest.job.environment.clone();
+    let sockets = if manifest.job.contract == Contract::Http {
+        environment.insert(JOB_SOCKET_VARIABLE.to_owned(), JOB_SOCKET.to_owned());
+        Some(service::make_folder(Path::new(JOB_SOCKET)).map_err(RuntimeError::SocketFolder)?)
+    } else {
+        None
+    };
     let confinement = Confinement::prepare(&Terms {
         command: manifest.job.command.clone(),
-        environment: manifest.job.environment.clone(),
+        environment,
+        sockets: sockets.clone(),
         scratch: PathBuf::from(SCRATCH_DIR),
         secrets: PathBuf::from(SECRETS_DIR),
         max_file_bytes: u64::from(manifest.resources.memory_mib) * 1024 * 1024 / 2,
@@ -205,6 +263,10 @@ fn launcher(
             .user
             .map_or((JOB_ID, JOB_ID), |user| (user.uid, user.gid)),
     })?;
+    if let (Some(folder), Some((uid, gid))) = (sockets, confinement.job_owner()) {
+        std::os::unix::fs::chown(folder, Some(uid), Some(gid))
+            .map_err(RuntimeError::SocketFolder)?;
+    }
     let stderr = match manifest.log.job_stderr {
         JobStderr::Forward => Stderr::Forward,
         JobStderr::Drop if init::is_debug(nsm)? => Stderr::Forward,

@@ -53,6 +53,7 @@ fn enclave(command: &[&str], wanted: &[&str], answers: Answers, places: usize) -
             permits: Arc::new(Semaphore::new(places)),
             last_error: Arc::new(Mutex::new(None)),
         }),
+        service: None,
         counts: Arc::default(),
     });
     Enclave {

@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
@@ -252,36 +252,10 @@ fn as_a_job() {
     writeln!(std::io::stdout(), "\n{OUTCOME}{outcome:?}").expect("somebody reads");
 }
 
-/// This program where a job may execute it: jobs execute nothing below /tmp and /run, so that there it is copied.
-fn program() -> &'static Path {
-    static PROGRAM: LazyLock<(PathBuf, Option<tempfile::TempDir>)> = LazyLock::new(|| {
-        let own = std::env::current_exe().expect("this program has a path");
-        if !own.starts_with("/tmp") && !own.starts_with("/run") {
-            return (own, None);
-        }
-        let folder = tempfile::tempdir_in("/var/tmp").expect("a folder in /var/tmp");
-        let copy = folder.path().join("walls");
-        // By another process: one that is forked here meanwhile would hold it open for writing.
-        let status = Command::new("cp").arg(&own).arg(&copy).status();
-        assert!(status.expect("cp runs").success(), "this program is copied");
-        for path in [folder.path(), &copy] {
-            let mode = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(path, mode).expect("modes can be set");
-        }
-        (copy, Some(folder))
-    });
-    &PROGRAM.0
-}
+static PROGRAM: LazyLock<support::Program> = LazyLock::new(support::Program::of_this_test);
 
 fn command() -> Vec<String> {
-    [
-        program().to_str().expect("a path of text"),
-        "--exact",
-        "as_a_job",
-        "--nocapture",
-    ]
-    .map(str::to_owned)
-    .to_vec()
+    PROGRAM.command("as_a_job")
 }
 
 fn parse(output: &str) -> Result<i64, i32> {

@@ -73,7 +73,7 @@ mod tests {
             "[job]\ncommand = [\"/own\"]   # mine\nuser = \"5:5\"\n\n[log]\njob_stderr = \"forward\"\n",
             "[image]\nname = \"n\"\n\n[job.environment]\nA = \"own\"\n",
             "job = { environment = { A = \"own\" } }\n",
-            "job.mode = \"once\"\n",
+            "job.contract = \"once\"\n",
             "[job]\nenvironment = { A = \"own\" }\n[resources]\ncpus = 2\n",
         ];
         for text in texts {

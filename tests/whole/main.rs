@@ -9,6 +9,7 @@ mod backends;
 mod cards;
 mod conformance;
 mod contract;
+mod http;
 mod images;
 mod reasons;
 mod verify;

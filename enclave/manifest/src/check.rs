@@ -151,6 +151,18 @@ pub(crate) fn region(value: &str) -> Checked {
     Ok(value.to_owned())
 }
 
+/// A path and perhaps a query, as they stand in a request's first line.
+pub(crate) fn request_path(value: &str) -> Checked {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    if !value.starts_with('/') || value.len() > 1024 || !value.bytes().all(plain) {
+        return refuse(
+            "is no path of a request",
+            "write a path such as \"/health\", everything else than plain ASCII as %XX",
+        );
+    }
+    Ok(value.to_owned())
+}
+
 /// Secrets are file names in the enclave and path segments in requests.
 pub(crate) fn secret_name(value: &str) -> Checked {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

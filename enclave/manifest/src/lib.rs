@@ -24,6 +24,11 @@ use table::{Document, Table};
 pub const MANIFEST_PATH: &str = "/anchorhold/anchorhold.toml";
 /// Where the key service's certificate authority (PEM) lies inside the image, if the manifest names one.
 pub const KEY_SERVICE_CA_PATH: &str = "/anchorhold/key-service-ca.pem";
+/// The socket on which a job of contract `http` listens. Its path is in the job's environment too, as
+/// `ANCHORHOLD_HTTP_SOCKET`.
+pub const JOB_SOCKET: &str = "/run/job/http.sock";
+/// The variable that tells a job of contract `http` where to listen.
+pub const JOB_SOCKET_VARIABLE: &str = "ANCHORHOLD_HTTP_SOCKET";
 /// The folder in the enclave's memory where the job finds each of its secrets as a file.
 pub const SECRETS_DIR: &str = "/run/secrets";
 
@@ -49,6 +54,8 @@ pub struct Manifest {
     pub image: Image,
     /// The program that sees the plaintext.
     pub job: Job,
+    /// How a job that serves requests is kept and limited; there exactly where `job.contract` is [`Contract::Http`].
+    pub http: Option<Http>,
     /// The key service that releases data keys to this image; none for jobs that need no keys.
     pub key_service: Option<KeyService>,
     /// Secrets that the enclave opens for the job, by name.
@@ -75,13 +82,13 @@ pub struct Image {
 pub struct Job {
     /// Program and arguments. The program is an absolute path inside the image.
     pub command: Vec<String>,
-    /// When the program is started.
-    pub mode: JobMode,
+    /// What the program and the runtime expect of each other.
+    pub contract: Contract,
     /// Variables of the job's environment, besides `PATH`, `HOME` and `TMPDIR`.
     pub environment: BTreeMap<String, String>,
-    /// Bytes of one line, in or out, without its newline; a longer one fails the call. 64 bytes to 64 MiB.
+    /// Bytes of one line, in or out, without its newline; a longer one fails the call. 64 bytes to 64 MiB. Lines only.
     pub max_line_bytes: usize,
-    /// Seconds that one call may take. One second to one day.
+    /// Seconds that one call or one request may take. One second to one day.
     pub timeout_seconds: u64,
     /// The folder that the job starts in, an absolute path inside the image; none: `/`.
     pub working_directory: Option<String>,
@@ -123,14 +130,59 @@ pub struct JobDefaults {
     pub user: Option<User>,
 }
 
-/// When the job's program is started.
+/// What the job's program and the runtime expect of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum JobMode {
+pub enum Contract {
     /// One process for each call: lines of JSON in, one line out for each.
-    Calls,
+    Lines,
+    /// One process that answers HTTP requests on a Unix socket ([`JOB_SOCKET`]), and is started again when it ends.
+    Http,
     /// One process at the enclave's start; the enclave ends with its exit code.
     Once,
+}
+
+/// `[http]`: how a job that serves requests is kept, and what a request may take of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Http {
+    /// Path that answers a GET with 200 to 299 once the job can serve; none: it can as soon as it accepts connections.
+    pub ready_path: Option<String>,
+    /// Seconds from its start until it must be ready. 1 to 3600.
+    pub ready_seconds: u64,
+    /// What follows when the job ends.
+    pub restart: Restart,
+    /// Requests at a time; further ones are turned away. 1 to 65,536.
+    pub max_requests: usize,
+    /// Bytes of one request's head: method, path, and names and values of all header fields. 8 KiB to 1 MiB.
+    pub max_header_bytes: usize,
+    /// Bytes of one request's body. 0 to 2^40.
+    pub max_body_bytes: u64,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http {
+            ready_path: None,
+            ready_seconds: 30,
+            restart: Restart::Always,
+            max_requests: 64,
+            max_header_bytes: 16 * 1024,
+            max_body_bytes: 16 << 20,
+        }
+    }
+}
+
+/// What follows when a job that serves requests ends, or is not ready in time (which counts as a failure). Each further
+/// start waits longer than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// It is started again.
+    Always,
+    /// It is started again unless it exited with 0: then the enclave ends with 0.
+    OnFailure,
+    /// The enclave ends with its exit code.
+    Never,
 }
 
 /// `[key_service]`: who releases data keys, and under which key.
@@ -231,6 +283,7 @@ impl Manifest {
         root.only(&[
             "image",
             "job",
+            "http",
             "key_service",
             "secrets",
             "egress",
@@ -247,6 +300,7 @@ impl Manifest {
             None if !defaults.command.is_empty() => read_job(&Table::empty("job"), defaults)?,
             None => read_job(&root.required_table("job", remedy)?, defaults)?,
         };
+        let http = read_http(&root, job.contract)?;
         let key_service = root
             .table("key_service")?
             .map(|table| read_key_service(&table))
@@ -289,6 +343,7 @@ impl Manifest {
         Ok(Manifest {
             image,
             job,
+            http,
             key_service,
             secrets,
             egress,
@@ -324,7 +379,7 @@ fn read_image(table: &Table<'_>) -> Result<Image, ManifestError> {
 fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestError> {
     table.only(&[
         "command",
-        "mode",
+        "contract",
         "environment",
         "max_line_bytes",
         "timeout_seconds",
@@ -368,12 +423,16 @@ fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestEr
     };
     Ok(Job {
         command: read_command(table, &defaults.command)?,
-        mode: table
+        contract: table
             .choice(
-                "mode",
-                &[("calls", JobMode::Calls), ("once", JobMode::Once)],
+                "contract",
+                &[
+                    ("lines", Contract::Lines),
+                    ("http", Contract::Http),
+                    ("once", Contract::Once),
+                ],
             )?
-            .unwrap_or(JobMode::Calls),
+            .unwrap_or(Contract::Lines),
         environment,
         max_line_bytes: table
             .integer("max_line_bytes", 64, 64 << 20)?
@@ -414,6 +473,54 @@ fn read_command(table: &Table<'_>, default: &[String]) -> Result<Vec<String>, Ma
         ));
     }
     Ok(command)
+}
+
+fn read_http(root: &Table<'_>, contract: Contract) -> Result<Option<Http>, ManifestError> {
+    let defaults = Http::default();
+    let Some(table) = root.table("http")? else {
+        return Ok((contract == Contract::Http).then_some(defaults));
+    };
+    if contract != Contract::Http {
+        return Err(root.invalid(
+            "http",
+            "is for jobs of contract \"http\" alone",
+            "add contract = \"http\" to [job], or remove the table",
+        ));
+    }
+    table.only(&[
+        "ready_path",
+        "ready_seconds",
+        "restart",
+        "max_requests",
+        "max_header_bytes",
+        "max_body_bytes",
+    ])?;
+    let restarts = [
+        ("always", Restart::Always),
+        ("on-failure", Restart::OnFailure),
+        ("never", Restart::Never),
+    ];
+    Ok(Some(Http {
+        ready_path: table
+            .string("ready_path")?
+            .map(|path| path.checked(check::request_path))
+            .transpose()?,
+        ready_seconds: table
+            .integer("ready_seconds", 1, 3600)?
+            .unwrap_or(defaults.ready_seconds),
+        restart: table
+            .choice("restart", &restarts)?
+            .unwrap_or(defaults.restart),
+        max_requests: table
+            .integer("max_requests", 1, 65_536)?
+            .unwrap_or(defaults.max_requests),
+        max_header_bytes: table
+            .integer("max_header_bytes", 8 << 10, 1 << 20)?
+            .unwrap_or(defaults.max_header_bytes),
+        max_body_bytes: table
+            .integer("max_body_bytes", 0, 1 << 40)?
+            .unwrap_or(defaults.max_body_bytes),
+    }))
 }
 
 fn read_key_service(table: &Table<'_>) -> Result<KeyService, ManifestError> {

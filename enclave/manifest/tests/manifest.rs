@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use anchorhold_manifest::{
-    DEFAULT_MANIFEST, JobMode, JobStderr, Manifest, ManifestError, Position,
+    Contract, DEFAULT_MANIFEST, Http, JobStderr, Manifest, ManifestError, Position, Restart,
 };
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ name = "cards"
 version = "1.0.0"
 [job]
 command = ["/job", "--strict"]
-mode = "once"
+contract = "once"
 environment = { KEY = "v", _B2 = "" }
 max_line_bytes = 2048
 timeout_seconds = 5
@@ -51,7 +51,7 @@ fn every_key_is_read() {
     assert_eq!(manifest.image.name.as_deref(), Some("cards"));
     assert_eq!(manifest.image.version.as_deref(), Some("1.0.0"));
     assert_eq!(manifest.job.command, ["/job", "--strict"]);
-    assert_eq!(manifest.job.mode, JobMode::Once);
+    assert_eq!(manifest.job.contract, Contract::Once);
     assert_eq!(manifest.job.environment["KEY"], "v");
     assert_eq!(manifest.job.environment["_B2"], "");
     assert_eq!(manifest.job.max_line_bytes, 2048);
@@ -84,7 +84,7 @@ fn every_key_is_read() {
 fn the_default_manifest_runs_job_with_the_documented_defaults() {
     let manifest = Manifest::parse(DEFAULT_MANIFEST).unwrap();
     assert_eq!(manifest.job.command, ["/job"]);
-    assert_eq!(manifest.job.mode, JobMode::Calls);
+    assert_eq!(manifest.job.contract, Contract::Lines);
     assert!(manifest.job.environment.is_empty());
     assert_eq!(manifest.job.max_line_bytes, 1 << 20);
     assert_eq!(manifest.job.timeout_seconds, 600);
@@ -105,7 +105,7 @@ fn an_unknown_key_is_named_with_its_place_and_a_suggestion() {
     assert_eq!(
         error.to_string(),
         "line 3, column 3: unknown key `job.time_out_seconds`: did you mean `timeout_seconds`? \
-         (known here: command, mode, environment, max_line_bytes, timeout_seconds, working_directory, user)"
+         (known here: command, contract, environment, max_line_bytes, timeout_seconds, working_directory, user)"
     );
 }
 
@@ -375,11 +375,47 @@ fn numbers_outside_their_bounds_name_the_bounds() {
 
 #[test]
 fn words_that_are_no_choice_are_refused_with_the_choices() {
-    let error = refusal("[job]\ncommand = [\"/job\"]\nmode = \"call\"\n");
+    let error = refusal("[job]\ncommand = [\"/job\"]\ncontract = \"line\"\n");
     assert_eq!(
         error.to_string(),
-        "line 3, column 8: `job.mode` is \"call\": choose \"calls\" or \"once\""
+        "line 3, column 12: `job.contract` is \"line\": choose \"lines\" or \"http\" or \"once\""
     );
+}
+
+#[test]
+fn a_service_has_limits_of_its_own_and_they_are_for_services_alone() {
+    let text = "[job]\ncommand = [\"/job\"]\ncontract = \"http\"\n";
+    let manifest = Manifest::parse(text).unwrap();
+    assert_eq!(manifest.job.contract, Contract::Http);
+    assert_eq!(manifest.http, Some(Http::default()));
+    let text = format!(
+        "{text}[http]\nready_path = \"/health?x=1\"\nready_seconds = 3\nrestart = \"on-failure\"\n\
+         max_requests = 2\nmax_header_bytes = 8192\nmax_body_bytes = 0\n"
+    );
+    let expected = Http {
+        ready_path: Some("/health?x=1".to_owned()),
+        ready_seconds: 3,
+        restart: Restart::OnFailure,
+        max_requests: 2,
+        max_header_bytes: 8192,
+        max_body_bytes: 0,
+    };
+    assert_eq!(Manifest::parse(&text).unwrap().http, Some(expected));
+    for (wrong, key) in [
+        (text.replace("\"http\"", "\"lines\""), "http"),
+        (text.replace("/health", "health"), "http.ready_path"),
+        (text.replace("/health", "/he alth"), "http.ready_path"),
+        (text.replace("on-failure", "sometimes"), "http.restart"),
+        (
+            text.replace("max_requests = 2", "max_requests = 0"),
+            "http.max_requests",
+        ),
+        (text.replace("8192", "100"), "http.max_header_bytes"),
+        (text.replace("max_requests", "requests"), "http.requests"),
+    ] {
+        assert_eq!(refusal(&wrong).key(), Some(key), "{wrong}");
+    }
+    assert_eq!(Manifest::parse(DEFAULT_MANIFEST).unwrap().http, None);
 }
 
 #[test]

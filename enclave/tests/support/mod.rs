@@ -320,6 +320,51 @@ impl Default for Shape {
     }
 }
 
+/// This program where a job may execute it: jobs execute nothing below /tmp and /run, so that there it is copied.
+pub(crate) struct Program {
+    path: PathBuf,
+    _copy: Option<tempfile::TempDir>,
+}
+
+impl Program {
+    pub(crate) fn of_this_test() -> Program {
+        let own = std::env::current_exe().expect("this program has a path");
+        if !own.starts_with("/tmp") && !own.starts_with("/run") {
+            return Program {
+                path: own,
+                _copy: None,
+            };
+        }
+        let folder = tempfile::tempdir_in("/var/tmp").expect("a folder in /var/tmp");
+        let copy = folder.path().join("test");
+        // By another process: one that is forked here meanwhile would hold it open for writing.
+        let status = std::process::Command::new("cp")
+            .arg(&own)
+            .arg(&copy)
+            .status();
+        assert!(status.expect("cp runs").success(), "this program is copied");
+        for path in [folder.path(), &copy] {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(path, mode).expect("modes can be set");
+        }
+        Program {
+            path: copy,
+            _copy: Some(folder),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A command that runs one test of this program.
+    pub(crate) fn command(&self, test: &str) -> Vec<String> {
+        let path = self.path.to_str().expect("a path of text");
+        words(&[path, "--exact", test, "--nocapture"])
+    }
+}
+
 pub(crate) fn words(command: &[&str]) -> Vec<String> {
     command.iter().map(|&word| word.to_owned()).collect()
 }
@@ -339,6 +384,7 @@ pub(crate) fn isolation_terms(command: Vec<String>, scratch: &Path) -> isolation
         environment: [("COLOUR".to_owned(), "green".to_owned())].into(),
         scratch: scratch.to_owned(),
         secrets: PathBuf::from("/nowhere"),
+        sockets: None,
         max_file_bytes: 1 << 20,
         folder: PathBuf::from("/"),
         user: (isolation::JOB_ID, isolation::JOB_ID),

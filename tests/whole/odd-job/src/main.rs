@@ -1,10 +1,13 @@
-//! A job that echoes its lines, and breaks the contract where a line tells it to.
+//! A job that echoes its lines, or the requests that it is sent where it is to serve, and breaks the contract where a line,
+//! a request or its argument tells it to.
 
 #![forbid(unsafe_code)]
 #![expect(
     clippy::print_stderr,
     reason = "what a job writes there must not get out"
 )]
+
+mod serve;
 
 use std::io::{self, BufRead as _, Write as _};
 use std::process::exit;
@@ -13,6 +16,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 fn main() -> io::Result<()> {
+    if let Ok(socket) = std::env::var("ANCHORHOLD_HTTP_SOCKET") {
+        let start = std::env::args().nth(1).unwrap_or_default();
+        serve::serve(std::path::Path::new(&socket), &start);
+    }
     let mut stdout = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let line = line?;

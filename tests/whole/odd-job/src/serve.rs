@@ -1,0 +1,169 @@
+//! HTTP/1.1 by hand, a thread for each connection: as little as a test's job needs, so that it can also be wrong.
+//!
+//! Also part of the enclave's own tests, which run it without an image.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::exit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+static UNREADY: AtomicBool = AtomicBool::new(false);
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Serves as `start` says, and never returns: `""`, `exit N` at once, `deaf` (never listens), `unready` (`/ready` is
+/// answered with 503), `elsewhere PATH` (a link to another socket is put in the place of its own).
+pub(crate) fn serve(socket: &Path, start: &str) -> ! {
+    match start.split_once(' ') {
+        Some(("exit", code)) => exit(code.parse().unwrap_or(1)),
+        Some(("elsewhere", other)) => {
+            let _ = std::os::unix::fs::symlink(other, socket);
+            forever()
+        }
+        _ => {}
+    }
+    match start {
+        "deaf" => forever(),
+        "unready" => UNREADY.store(true, Ordering::Relaxed),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).expect("the folder is the job's own");
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+            // A connection that breaks is none of the others' business.
+            let _ = connection(&stream);
+        });
+    }
+    exit(70)
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+struct Head {
+    target: String,
+    text: String,
+    length: Option<usize>,
+    chunked: bool,
+}
+
+fn connection(stream: &UnixStream) -> io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut writer = stream.try_clone()?;
+    while let Some(head) = head(&mut reader)? {
+        let path = head.target.split('?').next().unwrap_or_default().to_owned();
+        let mut parts = path.trim_start_matches('/').splitn(2, '/');
+        let (what, argument) = (parts.next().unwrap_or_default(), parts.next());
+        let number = argument.and_then(|text| text.parse::<usize>().ok());
+        if what == "early" {
+            // Answers before it has read the body, and reads it then.
+            answer(&mut writer, 200, b"early")?;
+            body(&mut reader, &head)?;
+            continue;
+        }
+        let body = body(&mut reader, &head)?;
+        match what {
+            "exit" => exit(number.and_then(|code| i32::try_from(code).ok()).unwrap_or(1)),
+            "hang" => forever(),
+            "garbage" => {
+                writer.write_all(b"this is no HTTP\r\n\r\n")?;
+                return Ok(());
+            }
+            "cut" => {
+                writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly this")?;
+                return Ok(());
+            }
+            "close" => {
+                // Says nothing of it, as a server whose patience with an idle connection ends.
+                answer(&mut writer, 200, b"closed")?;
+                return Ok(());
+            }
+            "drip" => {
+                writer.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+                loop {
+                    writer.write_all(b"5\r\ndrip\n\r\n")?;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            "bytes" => answer(&mut writer, 200, &vec![b'x'; number.unwrap_or(0)])?,
+            "sleep" => {
+                std::thread::sleep(Duration::from_millis(number.unwrap_or(0) as u64));
+                answer(&mut writer, 200, b"slept")?;
+            }
+            "ready" if UNREADY.load(Ordering::Relaxed) => answer(&mut writer, 503, b"not yet")?,
+            "become-ready" => {
+                UNREADY.store(false, Ordering::Relaxed);
+                answer(&mut writer, 200, b"ready")?;
+            }
+            "head" => answer(&mut writer, 200, head.text.as_bytes())?,
+            "connections" => {
+                let count = CONNECTIONS.load(Ordering::Relaxed).to_string();
+                answer(&mut writer, 200, count.as_bytes())?;
+            }
+            "hop" => writer.write_all(
+                b"HTTP/1.1 200 OK\r\nx-own: 1\r\nx-private: 1\r\nconnection: x-private\r\ncontent-length: 0\r\n\r\n",
+            )?,
+            _ => answer(&mut writer, 200, &body)?,
+        }
+    }
+    Ok(())
+}
+
+fn answer(writer: &mut UnixStream, status: u16, body: &[u8]) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 {status} .\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    writer.write_all(&[head.as_bytes(), body].concat())
+}
+
+fn head(reader: &mut BufReader<UnixStream>) -> io::Result<Option<Head>> {
+    let mut first = String::new();
+    if reader.read_line(&mut first)? == 0 {
+        return Ok(None);
+    }
+    let mut head = Head {
+        target: first.split(' ').nth(1).unwrap_or_default().to_owned(),
+        text: first,
+        length: None,
+        chunked: false,
+    };
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
+            return Ok(Some(head));
+        }
+        let (name, value) = line.trim_end().split_once(':').unwrap_or_default();
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => head.length = value.trim().parse().ok(),
+            "transfer-encoding" => head.chunked = true,
+            _ => {}
+        }
+        let _ = write!(head.text, "{line}");
+    }
+}
+
+fn body(reader: &mut BufReader<UnixStream>, head: &Head) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; head.length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    if head.chunked {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size)?;
+            let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk)?;
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    Ok(body)
+}
