@@ -1,8 +1,8 @@
 //! What damage does to documents that AWS has signed: nothing that was changed is ever accepted.
 //!
 //! As it is, one bit of each byte is flipped for the default engine, and of each sixteenth byte for the
-//! other. With the feature `exhaustive` the default engine has every bit flipped, and the other one of
-//! each byte: minutes, not seconds. With ANCHORHOLD_EVERY_BIT set as well, both have every bit.
+//! other. With ANCHORHOLD_EVERY_BIT=default the default engine has every bit flipped, and the other one of
+//! each byte: minutes, not seconds. With ANCHORHOLD_EVERY_BIT=all both have every bit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,11 +33,15 @@ fn in_parallel(count: usize, check: impl Fn(usize) + Sync) {
 /// The bits that are flipped for an engine.
 fn bits(engine: Engine, bytes: usize) -> Vec<usize> {
     let is_default = engine == Engine::default();
-    let exhaustive = cfg!(feature = "exhaustive");
-    if exhaustive && (is_default || std::env::var_os("ANCHORHOLD_EVERY_BIT").is_some()) {
+    let (every_bit, step) = match std::env::var("ANCHORHOLD_EVERY_BIT").as_deref() {
+        Ok("all") => (true, 1),
+        Ok("default") => (is_default, 1),
+        Ok(other) => panic!("ANCHORHOLD_EVERY_BIT is {other:?}: it may be default or all"),
+        Err(_) => (false, if is_default { 1 } else { 16 }),
+    };
+    if every_bit {
         return (0..bytes * 8).collect();
     }
-    let step = if is_default || exhaustive { 1 } else { 16 };
     (0..bytes)
         .step_by(step)
         .map(|byte| byte * 8 + (byte / step) % 8)
