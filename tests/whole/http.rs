@@ -85,9 +85,12 @@ fn the_enclave_ends_with_its_job_where_the_manifest_says_so() {
     let manifest = "[job]\ncommand = [\"/job\", \"exit 3\"]\ncontract = \"http\"\n[http]\nrestart = \"never\"\n";
     let image = house.image("tests/whole/odd-job", manifest, "odd-service.eif");
     let image = image.to_str().expect("text");
-    let said = house.must_fail(
-        Who::Host,
-        ["run", image, "--backend", crate::common::backend()],
-    );
-    assert!(said.contains("the job ended with exit code 3"), "{said}");
+    let backend = crate::common::backend();
+    let command = ["run", image, "--name", "odd-service", "--backend", backend];
+    let outcome = house.run(Who::Host, command);
+    // It may end before it serves, which `run` says, or after.
+    let said = String::from_utf8_lossy(&outcome.stderr);
+    if !said.contains("the job ended with exit code 3") {
+        house.console_says("odd-service", 0, "the job ended with exit code 3");
+    }
 }
