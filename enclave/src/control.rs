@@ -22,7 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use crate::call::{self, CallError};
-use crate::keys::{self, KeyService, Recipient};
+use crate::clock::{self, Clock};
+use crate::data_key_cache;
+use crate::keys::{self, KeyService, Keys, Recipient};
 use crate::nsm::{Claims, Nsm, NsmError};
 use crate::secrets::Secrets;
 use crate::service::{Service, Standing};
@@ -57,6 +59,10 @@ pub struct Control<P, N, S> {
     /// The job that answers requests, where it does. Nothing but how it stands is said of it here: requests reach it
     /// through TLS alone.
     pub service: Option<Arc<Service>>,
+    /// The time, of which `/health` says how documents and the monotonic clock agree.
+    pub clock: Arc<Clock>,
+    /// The key service, of which `/health` says how many of its calls were saved.
+    pub keys: Option<Arc<Keys<N, S>>>,
     /// What `/health` says of calls.
     pub counts: Arc<Counts>,
 }
@@ -193,6 +199,9 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
             calls_failed: u64,
             #[serde(skip_serializing_if = "Option::is_none")]
             http: Option<Standing>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            data_keys: Option<data_key_cache::Standing>,
+            clock: clock::Standing,
         }
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         json(
@@ -206,6 +215,11 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
                 calls_begun: count(&self.counts.begun),
                 calls_failed: count(&self.counts.failed),
                 http: self.service.as_ref().map(|service| service.standing()),
+                data_keys: self
+                    .keys
+                    .as_ref()
+                    .and_then(|keys| Some(keys.cache()?.standing())),
+                clock: self.clock.standing(),
             },
         )
     }

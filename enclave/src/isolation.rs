@@ -52,6 +52,8 @@ pub struct Terms {
     pub secrets: PathBuf,
     /// The folder that jobs make sockets in, and nothing else.
     pub sockets: Option<PathBuf>,
+    /// The folder with the socket on which the runtime answers jobs.
+    pub api: Option<PathBuf>,
     /// The largest file a job may write, in bytes.
     pub max_file_bytes: u64,
     /// The folder that jobs start in.
@@ -254,7 +256,8 @@ fn landlock_rules(terms: &Terms) -> Result<Option<OwnedFd>, ConfinementError> {
             .add_rules(path_beneath_rules(DEVICES, device))?
             .add_rules(path_beneath_rules([&terms.secrets], AccessFs::ReadFile))?
             .add_rules(path_beneath_rules([&terms.scratch], write))?
-            .add_rules(path_beneath_rules(&terms.sockets, socket))?;
+            .add_rules(path_beneath_rules(&terms.sockets, socket))?
+            .add_rules(path_beneath_rules(&terms.api, AccessFs::ResolveUnix))?;
         Ok(ruleset.into())
     };
     rules().map_err(ConfinementError::Landlock)
@@ -304,6 +307,7 @@ mod tests {
             scratch: "/tmp".into(),
             secrets: "/run/secrets".into(),
             sockets: None,
+            api: None,
             max_file_bytes: 1,
             folder: "/".into(),
             user: (JOB_ID, JOB_ID),

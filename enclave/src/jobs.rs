@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::console;
 use crate::isolation::Confinement;
 use crate::reaper::{Exit, Reaper};
+use crate::secrets::Secrets;
 use crate::sys::{self, SpawnError};
 
 /// Room in each pipe, in bytes; the kernel's default is 64 KiB, and its limit for the unprivileged 1 MiB.
@@ -41,6 +42,7 @@ pub struct Launcher {
     reaper: Arc<Reaper>,
     stderr: Stderr,
     scratch: Option<Scratch>,
+    secrets: OnceLock<Arc<Secrets>>,
 }
 
 impl Launcher {
@@ -56,7 +58,19 @@ impl Launcher {
             reaper,
             stderr,
             scratch: scratch.map(Scratch::new),
+            secrets: OnceLock::new(),
         }
+    }
+
+    /// Gives each job that starts from now on the secrets that are variables, as they are then. Once; later ones are
+    /// ignored.
+    pub fn give(&self, secrets: Arc<Secrets>) {
+        let _ = self.secrets.set(secrets);
+    }
+
+    /// Who knows the jobs' processes.
+    pub fn reaper(&self) -> &Arc<Reaper> {
+        &self.reaper
     }
 
     /// The walls that jobs get.
@@ -176,7 +190,12 @@ impl Launcher {
         streams: [BorrowedFd<'_>; 3],
     ) -> Result<(Pid, oneshot::Receiver<Exit>), SpawnError> {
         let mut exit = None;
-        let pid = sys::spawn(self.confinement.plan(), streams, |fork| {
+        let variables = self
+            .secrets
+            .get()
+            .map(|secrets| secrets.variables())
+            .unwrap_or_default();
+        let pid = sys::spawn(self.confinement.plan(), &variables, streams, |fork| {
             let (pid, receiver) = self.reaper.register(fork)?;
             exit = Some(receiver);
             Ok(pid)

@@ -10,6 +10,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anchorhold_envelope::{DataKey, EncryptedDataKey, EncryptionContext};
 use anchorhold_kms_wire::client::{Client, ClientError, Endpoint, EndpointError};
@@ -19,11 +20,15 @@ use anchorhold_kms_wire::shapes::{
     GenerateDataKeyResponse, Operation, RecipientInfo, SecretBlob,
 };
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
+use crate::data_key_cache::{DataKeyCache, Purpose};
 use crate::nsm::{Claims, Nsm, NsmError};
 use crate::stream::Parent;
 use crate::window::{Relay, Window, WindowCredentials};
 
+/// A data key has 256 bits, as the suites of sealed messages have it.
+const DATA_KEY_BYTES: usize = 32;
 /// The provider of data keys that this enclave can ask for.
 const PROVIDER: &str = "aws-kms";
 
@@ -199,6 +204,7 @@ pub struct Keys<N, S> {
     service: S,
     recipient: Recipient,
     key_id: String,
+    cache: Option<DataKeyCache>,
 }
 
 impl<N: Nsm, S: KeyService> Keys<N, S> {
@@ -209,7 +215,20 @@ impl<N: Nsm, S: KeyService> Keys<N, S> {
             service,
             recipient,
             key_id,
+            cache: None,
         }
+    }
+
+    /// With data keys kept for further messages.
+    #[must_use]
+    pub fn with_cache(mut self, limits: Option<anchorhold_manifest::DataKeyCache>) -> Keys<N, S> {
+        self.cache = limits.map(DataKeyCache::new);
+        self
+    }
+
+    /// The data keys that are kept, where any are.
+    pub fn cache(&self) -> Option<&DataKeyCache> {
+        self.cache.as_ref()
     }
 
     /// The key that calls are opened and sealed under.
@@ -228,6 +247,29 @@ impl<N: Nsm, S: KeyService> Keys<N, S> {
         encrypted: &[EncryptedDataKey],
         context: &EncryptionContext,
     ) -> Result<DataKey, KeyError> {
+        let Some(cache) = &self.cache else {
+            let key = self.open_plain(key_id, encrypted, context).await?;
+            return Ok(DataKey::from_vec(key)?);
+        };
+        let purpose = Purpose::opening(key_id, encrypted, context);
+        if let Some(key) = cache.for_opening(&purpose, Instant::now()) {
+            return Ok(DataKey::from_vec(key)?);
+        }
+        let key = self.open_plain(key_id, encrypted, context).await?;
+        cache.keep_for_opening(purpose, &key, Instant::now());
+        Ok(DataKey::from_vec(key)?)
+    }
+
+    /// The same, never from what is kept, as bytes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_plain(
+        &self,
+        key_id: &str,
+        encrypted: &[EncryptedDataKey],
+        context: &EncryptionContext,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let mut candidates: Vec<&EncryptedDataKey> = encrypted
             .iter()
             .filter(|key| key.provider_id == PROVIDER)
@@ -250,7 +292,7 @@ impl<N: Nsm, S: KeyService> Keys<N, S> {
         key_id: &str,
         encrypted: &EncryptedDataKey,
         context: &EncryptionContext,
-    ) -> Result<DataKey, KeyError> {
+    ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let (recipient_key, recipient) = self.recipient_info().await?;
         let request = DecryptRequest {
             ciphertext_blob: Some(Blob(encrypted.ciphertext.clone())),
@@ -273,6 +315,48 @@ impl<N: Nsm, S: KeyService> Keys<N, S> {
     /// # Errors
     /// See [`KeyError`].
     pub async fn generate(&self, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
+        let (key, encrypted) = self.generate_plain(context).await?;
+        Ok(GeneratedKey {
+            data_key: DataKey::from_vec(key)?,
+            encrypted,
+        })
+    }
+
+    /// A data key for a message of a known size, one that is kept where it still may be used.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub async fn generate_for(
+        &self,
+        context: &EncryptionContext,
+        bytes: u64,
+    ) -> Result<GeneratedKey, KeyError> {
+        let Some(cache) = &self.cache else {
+            return self.generate(context).await;
+        };
+        let purpose = Purpose::sealing(&self.key_id, context);
+        let (key, encrypted) = match cache.for_sealing(&purpose, bytes, Instant::now()) {
+            Some(kept) => kept,
+            None => {
+                let (key, encrypted) = self.generate_plain(context).await?;
+                cache.keep_for_sealing(purpose, &key, &encrypted, bytes, Instant::now());
+                (key, encrypted)
+            }
+        };
+        Ok(GeneratedKey {
+            data_key: DataKey::from_vec(key)?,
+            encrypted,
+        })
+    }
+
+    /// A new data key as bytes, which nobody keeps here.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub async fn generate_plain(
+        &self,
+        context: &EncryptionContext,
+    ) -> Result<(Zeroizing<Vec<u8>>, EncryptedDataKey), KeyError> {
         let (recipient_key, recipient) = self.recipient_info().await?;
         let request = GenerateDataKeyRequest {
             key_id: self.key_id.clone(),
@@ -288,14 +372,12 @@ impl<N: Nsm, S: KeyService> Keys<N, S> {
             response.ciphertext_for_recipient,
             &recipient_key,
         )?;
-        Ok(GeneratedKey {
-            data_key,
-            encrypted: EncryptedDataKey {
-                provider_id: PROVIDER.to_owned(),
-                key_info: response.key_id,
-                ciphertext: response.ciphertext_blob.0,
-            },
-        })
+        let encrypted = EncryptedDataKey {
+            provider_id: PROVIDER.to_owned(),
+            key_info: response.key_id,
+            ciphertext: response.ciphertext_blob.0,
+        };
+        Ok((data_key, encrypted))
     }
 
     /// A document for one request, with the public key that its answer is to be encrypted to.
@@ -331,12 +413,16 @@ fn open_answer(
     plaintext: Option<&SecretBlob>,
     envelope: Option<Blob>,
     key: &RecipientKey,
-) -> Result<DataKey, KeyError> {
+) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     if plaintext.is_some() {
         return Err(KeyError::PlaintextAnswer { operation });
     }
     let Some(Blob(envelope)) = envelope else {
         return Err(KeyError::NoEnvelope { operation });
     };
-    Ok(DataKey::from_vec(key.open(&envelope)?)?)
+    let key = key.open(&envelope)?;
+    if key.len() != DATA_KEY_BYTES {
+        return Err(anchorhold_envelope::Error::DataKeyLength(key.len()).into());
+    }
+    Ok(key)
 }

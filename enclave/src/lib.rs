@@ -4,9 +4,12 @@
 //! `vsock` crate, and it must never know or ask where it runs: there is no mock, no feature and no environment variable
 //! that changes what it checks. Whatever comes through vsock is a lie until it is authenticated.
 
+pub mod api;
 pub mod call;
+pub mod clock;
 pub mod console;
 pub mod control;
+pub mod data_key_cache;
 pub mod init;
 pub mod isolation;
 pub mod jobs;

@@ -70,6 +70,11 @@ pub trait Nsm: Send + Sync + 'static {
     /// # Errors
     /// See [`NsmError`].
     fn pcr(&self, index: u16) -> Result<Vec<u8>, NsmError>;
+    /// Extends a PCR and returns its new value.
+    ///
+    /// # Errors
+    /// See [`NsmError`]; a locked PCR is refused.
+    fn extend(&self, index: u16, data: Vec<u8>) -> Result<Vec<u8>, NsmError>;
     /// Random bytes, as many as the module gives at a time.
     ///
     /// # Errors
@@ -158,6 +163,15 @@ impl Nsm for Device {
             Response::DescribePCR { data, .. } => Ok(data),
             _ => Err(NsmError::Unexpected {
                 request: "DescribePCR",
+            }),
+        }
+    }
+
+    fn extend(&self, index: u16, data: Vec<u8>) -> Result<Vec<u8>, NsmError> {
+        match self.ask("ExtendPCR", Request::ExtendPCR { index, data })? {
+            Response::ExtendPCR { data } => Ok(data),
+            _ => Err(NsmError::Unexpected {
+                request: "ExtendPCR",
             }),
         }
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -103,6 +103,12 @@ impl Reaper {
         let (sender, receiver) = oneshot::channel();
         children.insert(pid, sender);
         Ok((pid, receiver))
+    }
+
+    /// Whether a process belongs to a child that was registered: it is in its session, which jobs cannot leave.
+    pub fn is_of_a_job(&self, pid: Pid) -> bool {
+        let children = self.lock();
+        getsid(Some(pid)).is_ok_and(|leader| children.contains_key(&leader))
     }
 
     /// Ends a registered child and its whole process group. Nothing happens if it has ended already.

@@ -5,26 +5,29 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
 use anchorhold_manifest::{
-    CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET, JOB_SOCKET_VARIABLE, JobStderr,
-    KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest, ManifestError, SECRETS_DIR,
+    API_SOCKET, API_SOCKET_VARIABLE, CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET,
+    JOB_SOCKET_VARIABLE, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest, ManifestError,
+    SECRETS_DIR,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
+use crate::api::{self, Api};
 use crate::call;
+use crate::clock::{self, Clock, Heard, Sample};
 use crate::control::{self, Calls, Control};
 use crate::init::{self, InitError};
 use crate::isolation::{Confinement, ConfinementError, JOB_ID, Terms};
 use crate::jobs::{Launcher, Stderr};
-use crate::keys::{Keys, Recipient, RemoteKeyService};
-use crate::nsm::{Device, NsmError};
+use crate::keys::{self, Keys, Recipient, RemoteKeyService};
+use crate::nsm::{Claims, Device, NsmError};
 use crate::reaper::{Orphans, Reaper};
-use crate::secrets::{SecretError, Secrets};
+use crate::secrets::{SecretError, Secrets, Wanted};
 use crate::service::{self, Ended, Service};
 use crate::stream::{Listener, Parent as _, Vsock};
 use crate::sys::SpawnError;
@@ -36,6 +39,10 @@ const SCRATCH_DIR: &str = "/tmp";
 const HEARTBEAT: u8 = 0xB7;
 /// How long the parent may take to answer it.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two documents that the clock is compared with.
+const TIME_PAUSE: Duration = Duration::from_mins(1);
+/// Between two looks for data keys that are too old.
+const LONGEST_WIPE_PAUSE: Duration = Duration::from_secs(10);
 /// Between attempts to open the secrets of a job that waits for them; each pause is twice as long as the one before.
 const FIRST_SECRETS_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_SECRETS_PAUSE: Duration = Duration::from_secs(30);
@@ -79,6 +86,9 @@ pub enum RuntimeError {
     /// The folder of secrets cannot be made.
     #[error("{SECRETS_DIR} cannot be made: {0}")]
     SecretsFolder(#[source] io::Error),
+    /// The local API cannot be served.
+    #[error("{API_SOCKET} cannot be listened on: {0}")]
+    Api(#[source] io::Error),
     /// The folder of the job's socket cannot be made.
     #[error("the folder of {JOB_SOCKET} cannot be made: {0}")]
     SocketFolder(#[source] io::Error),
@@ -115,7 +125,31 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
     let window = Arc::new(Window::new(Vsock));
     let nsm = Arc::new(nsm);
     let secrets = Arc::new(secrets(&manifest, &launcher));
+    launcher.give(Arc::clone(&secrets));
     let keys = keys(&manifest, &nsm, &recipient, &window)?.map(Arc::new);
+    let clock = Arc::new(Clock::new(&sample(&nsm).await?));
+    tokio::spawn(keep_time(Arc::clone(&clock), Arc::clone(&nsm)));
+    if let Some(granted) = &manifest.api {
+        let owner = launcher.confinement().job_owner();
+        let listener = api::listen(Path::new(API_SOCKET), owner).map_err(RuntimeError::Api)?;
+        let job_uid = owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |(uid, _)| uid);
+        let api = Api::new(
+            granted.clone(),
+            Arc::clone(&nsm),
+            keys.clone(),
+            Arc::clone(&secrets),
+            Arc::clone(&clock),
+            Arc::clone(launcher.reaper()),
+            job_uid,
+        );
+        tokio::spawn(api.serve(listener));
+    }
+    if let Some(keys) = &keys {
+        let (keys, secrets, window) = (Arc::clone(keys), Arc::clone(&secrets), Arc::clone(&window));
+        tokio::spawn(async move {
+            tokio::join!(secrets.keep_fresh(&window, &keys), wipe_old_keys(&keys))
+        });
+    }
 
     let calls = match (&keys, manifest.job.contract) {
         (Some(keys), Contract::Lines) => {
@@ -156,6 +190,8 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
         window: Arc::clone(&window),
         calls,
         service: service.clone(),
+        clock,
+        keys: starter.keys.clone(),
         counts: Arc::default(),
     });
     let listener = Listener::bind(CONTROL_PORT).map_err(RuntimeError::Vsock)?;
@@ -190,6 +226,56 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
             Ok(never) => match never {},
             Err(error) => Err(RuntimeError::System(io::Error::other(error))),
         },
+    }
+}
+
+/// What the last document says of the time.
+async fn sample(nsm: &Arc<Device>) -> Result<Sample, RuntimeError> {
+    let before = Instant::now();
+    let document = keys::attest(nsm, Claims::default()).await?;
+    let after = Instant::now();
+    let unix_ms = clock::timestamp(&document).ok_or(NsmError::Unexpected {
+        request: "Attestation",
+    })?;
+    Ok(Sample {
+        unix_ms,
+        before,
+        after,
+    })
+}
+
+/// Compares the clock with a document each minute.
+async fn keep_time(clock: Arc<Clock>, nsm: Arc<Device>) {
+    let mut last = None;
+    loop {
+        tokio::time::sleep(TIME_PAUSE).await;
+        match sample(&nsm).await {
+            Ok(sample) => {
+                let heard = clock.hear(&sample);
+                // Said once, not each minute.
+                if let Heard::Step(step) = heard
+                    && last != Some(step / 1000)
+                {
+                    crate::log!(
+                        "attestation documents say a time that is {step} ms off: it is not followed"
+                    );
+                    last = Some(step / 1000);
+                } else if heard == Heard::Agreed {
+                    last = None;
+                }
+            }
+            Err(error) => crate::log!("the time cannot be compared: {error}"),
+        }
+    }
+}
+
+/// Wipes data keys that have grown too old, also where nobody asks for one any more.
+async fn wipe_old_keys(keys: &OwnKeys) {
+    let Some(cache) = keys.cache() else { return };
+    let pause = cache.max_age().min(LONGEST_WIPE_PAUSE);
+    loop {
+        tokio::time::sleep(pause).await;
+        cache.expire(Instant::now());
     }
 }
 
@@ -250,10 +336,17 @@ fn launcher(
     } else {
         None
     };
+    let api = if manifest.api.is_some() {
+        environment.insert(API_SOCKET_VARIABLE.to_owned(), API_SOCKET.to_owned());
+        Some(api::make_folder(Path::new(API_SOCKET)).map_err(RuntimeError::Api)?)
+    } else {
+        None
+    };
     let confinement = Confinement::prepare(&Terms {
         command: manifest.job.command.clone(),
         environment,
         sockets: sockets.clone(),
+        api,
         scratch: PathBuf::from(SCRATCH_DIR),
         secrets: PathBuf::from(SECRETS_DIR),
         max_file_bytes: u64::from(manifest.resources.memory_mib) * 1024 * 1024 / 2,
@@ -299,8 +392,12 @@ fn secrets(manifest: &Manifest, launcher: &Launcher) -> Secrets {
         .secrets
         .iter()
         .map(|(name, secret)| {
-            let key = secret.key.clone().unwrap_or_else(|| default.clone());
-            (name.clone(), key)
+            let wanted = Wanted {
+                key: secret.key.clone().unwrap_or_else(|| default.clone()),
+                delivery: secret.delivery.clone(),
+                refresh: secret.refresh_seconds.map(Duration::from_secs),
+            };
+            (name.clone(), wanted)
         })
         .collect();
     Secrets::new(
@@ -330,12 +427,13 @@ fn keys(
         },
     };
     let remote = RemoteKeyService::new(&endpoint, window)?;
-    Ok(Some(Keys::new(
+    let keys = Keys::new(
         Arc::clone(nsm),
         remote,
         recipient.clone(),
         service.key.clone(),
-    )))
+    );
+    Ok(Some(keys.with_cache(service.data_key_cache)))
 }
 
 /// Tells the parent that the control port listens (AWS's convention: one byte there and back).

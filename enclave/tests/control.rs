@@ -9,6 +9,7 @@ use anchorhold_enclave::control::{self, Calls, Control};
 use anchorhold_enclave::secrets::Secrets;
 use anchorhold_enclave::window::Window;
 use anchorhold_envelope::EncryptionContext;
+use anchorhold_manifest::Delivery;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -38,7 +39,7 @@ fn enclave(command: &[&str], wanted: &[&str], answers: Answers, places: usize) -
     let folder = tempfile::tempdir().expect("a temporary folder");
     let wanted = wanted
         .iter()
-        .map(|&name| (name.to_owned(), support::KEY.to_owned()))
+        .map(|&name| (name.to_owned(), support::wanted(Delivery::File)))
         .collect();
     let owner = bench.terms.launcher.confinement().job_owner();
     let control = Arc::new(Control {
@@ -54,6 +55,8 @@ fn enclave(command: &[&str], wanted: &[&str], answers: Answers, places: usize) -
             last_error: Arc::new(Mutex::new(None)),
         }),
         service: None,
+        clock: support::clock(),
+        keys: None,
         counts: Arc::default(),
     });
     Enclave {

@@ -175,6 +175,17 @@ pub(crate) fn secret_name(value: &str) -> Checked {
     Ok(value.to_owned())
 }
 
+/// A secret that the manifest names elsewhere.
+pub(crate) fn one_of<T>(value: &str, known: &std::collections::BTreeMap<String, T>) -> Checked {
+    if !known.contains_key(value) {
+        return refuse(
+            "names no secret of this manifest",
+            "add a table [secrets.NAME] for it",
+        );
+    }
+    Ok(value.to_owned())
+}
+
 /// `https://host[:port]` to `host:port`.
 pub(crate) fn endpoint_authority(value: &str) -> Checked {
     const REMEDY: &str =

@@ -12,7 +12,7 @@ pub mod egress;
 mod error;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -27,6 +27,11 @@ pub const KEY_SERVICE_CA_PATH: &str = "/anchorhold/key-service-ca.pem";
 /// The socket on which a job of contract `http` listens. Its path is in the job's environment too, as
 /// `ANCHORHOLD_HTTP_SOCKET`.
 pub const JOB_SOCKET: &str = "/run/job/http.sock";
+/// The socket on which the runtime answers a job that the manifest grants something. Its path is in the job's environment
+/// too, as `ANCHORHOLD_API_SOCKET`.
+pub const API_SOCKET: &str = "/run/anchorhold/api.sock";
+/// The variable that tells a job where to ask the runtime.
+pub const API_SOCKET_VARIABLE: &str = "ANCHORHOLD_API_SOCKET";
 /// The variable that tells a job of contract `http` where to listen.
 pub const JOB_SOCKET_VARIABLE: &str = "ANCHORHOLD_HTTP_SOCKET";
 /// The folder in the enclave's memory where the job finds each of its secrets as a file.
@@ -60,6 +65,8 @@ pub struct Manifest {
     pub key_service: Option<KeyService>,
     /// Secrets that the enclave opens for the job, by name.
     pub secrets: BTreeMap<String, Secret>,
+    /// What the job may ask of the runtime; nothing where the manifest does not say.
+    pub api: Option<Api>,
     /// What the runtime may dial besides the key service.
     pub egress: Egress,
     /// What the enclave is given.
@@ -197,6 +204,8 @@ pub struct KeyService {
     pub key: String,
     /// The region that requests are signed for.
     pub region: String,
+    /// Data keys that are kept for further messages; none: each message asks the key service.
+    pub data_key_cache: Option<DataKeyCache>,
     #[serde(skip)]
     authority: String,
 }
@@ -209,11 +218,109 @@ impl KeyService {
     }
 }
 
-/// `[secrets.<name>]`: a sealed message that the enclave opens into `/run/secrets/<name>`.
+/// `[key_service.data_key_cache]`: the limits within which a data key serves further messages. They are those of the AWS
+/// Encryption SDK's caching cryptographic materials manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DataKeyCache {
+    /// Data keys at a time; of more, the one that was not used for the longest is wiped. 1 to 10,000.
+    pub capacity: usize,
+    /// Seconds that a data key is kept. 1 to 86,400.
+    pub max_age_seconds: u64,
+    /// Messages that are sealed under one data key. 1 to 2^32.
+    pub max_messages: u64,
+    /// Bytes of plaintext that are sealed under one data key. 1 to 2^62.
+    pub max_bytes: u64,
+}
+
+impl Default for DataKeyCache {
+    fn default() -> DataKeyCache {
+        DataKeyCache {
+            capacity: 100,
+            max_age_seconds: 300,
+            max_messages: 1000,
+            max_bytes: 1 << 30,
+        }
+    }
+}
+
+/// `[secrets.<name>]`: a sealed message that the parent hands in and the enclave alone opens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Secret {
     /// The key it was sealed under; none: the key service's `key`.
     pub key: Option<String>,
+    /// How the job gets it.
+    #[serde(flatten)]
+    pub delivery: Delivery,
+    /// Seconds between looks at whether the parent has a newer one; none: it stays as it was at the start. 1 to 86,400.
+    pub refresh_seconds: Option<u64>,
+}
+
+/// How a job gets a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "as", content = "variable")]
+pub enum Delivery {
+    /// As the file `/run/secrets/<name>` in memory, readable by the job alone.
+    File,
+    /// As this variable of its environment.
+    Environment(String),
+    /// Only where it asks for it, through the local API.
+    Api,
+}
+
+/// `[api]`: what the job may ask of the runtime. What is not named is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Api {
+    /// Operations.
+    pub grant: BTreeSet<Grant>,
+    /// Secrets that it may ask for by name.
+    pub secrets: BTreeSet<String>,
+    /// PCRs that it may extend, 16 to 31.
+    pub extend_pcrs: BTreeSet<u8>,
+}
+
+/// An operation, or several that only make sense together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grant {
+    /// Attestation documents with a nonce and user data of the job's choice.
+    Attest,
+    /// With a public key of the job's choice besides. Whoever has its private key can be sent what is for this enclave
+    /// alone, data keys among them.
+    AttestPublicKey,
+    /// Opening sealed messages under the key service's `key`.
+    Open,
+    /// Sealing messages under it.
+    Seal,
+    /// Data keys under it, in the job's own hands.
+    DataKeys,
+    /// Random bytes.
+    Random,
+    /// Values of the PCRs 16 to 31.
+    ReadPcrs,
+    /// The time, as attestation documents say it.
+    Time,
+}
+
+impl Grant {
+    /// All of them, by the words of the manifest.
+    pub const ALL: [(&'static str, Grant); 8] = [
+        ("attest", Grant::Attest),
+        ("attest-public-key", Grant::AttestPublicKey),
+        ("open", Grant::Open),
+        ("seal", Grant::Seal),
+        ("data-keys", Grant::DataKeys),
+        ("random", Grant::Random),
+        ("read-pcrs", Grant::ReadPcrs),
+        ("time", Grant::Time),
+    ];
+
+    /// Its word in the manifest.
+    pub fn word(self) -> &'static str {
+        Grant::ALL
+            .iter()
+            .find(|(_, grant)| *grant == self)
+            .map_or("", |(word, _)| word)
+    }
 }
 
 /// `[egress]`: targets besides the key service.
@@ -286,6 +393,7 @@ impl Manifest {
             "http",
             "key_service",
             "secrets",
+            "api",
             "egress",
             "resources",
             "log",
@@ -309,6 +417,10 @@ impl Manifest {
             Some(table) => read_secrets(&table, key_service.is_some())?,
             None => BTreeMap::new(),
         };
+        let api = root
+            .table("api")?
+            .map(|table| read_api(&table, key_service.is_some(), &secrets))
+            .transpose()?;
         let egress = root
             .table("egress")?
             .map_or_else(|| Ok(Egress::default()), |table| read_egress(&table))?;
@@ -346,6 +458,7 @@ impl Manifest {
             http,
             key_service,
             secrets,
+            api,
             egress,
             resources,
             log,
@@ -524,7 +637,7 @@ fn read_http(root: &Table<'_>, contract: Contract) -> Result<Option<Http>, Manif
 }
 
 fn read_key_service(table: &Table<'_>) -> Result<KeyService, ManifestError> {
-    table.only(&["endpoint", "ca", "key", "region"])?;
+    table.only(&["endpoint", "ca", "key", "region", "data_key_cache"])?;
     let endpoint = table.required_string("endpoint", "add endpoint = \"https://host:port\"")?;
     let authority = endpoint.checked(check::endpoint_authority)?;
     let endpoint = endpoint.text();
@@ -546,6 +659,10 @@ fn read_key_service(table: &Table<'_>) -> Result<KeyService, ManifestError> {
                 "add the region that requests are signed for, such as region = \"us-east-1\"",
             )?
             .checked(check::region)?,
+        data_key_cache: table
+            .table("data_key_cache")?
+            .map(|cache| read_data_key_cache(&cache))
+            .transpose()?,
         authority,
     })
 }
@@ -566,14 +683,116 @@ fn read_secrets(
             ));
         }
         let secret = table.required_table(name, "")?;
-        secret.only(&["key"])?;
-        let key = secret
-            .string("key")?
-            .map(|value| value.checked(check::key_id))
-            .transpose()?;
-        secrets.insert(name.to_owned(), Secret { key });
+        secrets.insert(name.to_owned(), read_secret(&secret)?);
     }
     Ok(secrets)
+}
+
+fn read_secret(table: &Table<'_>) -> Result<Secret, ManifestError> {
+    table.only(&["key", "as", "variable", "refresh_seconds"])?;
+    let key = table
+        .string("key")?
+        .map(|value| value.checked(check::key_id))
+        .transpose()?;
+    let variable = table
+        .string("variable")?
+        .map(|value| value.checked(check::variable_name))
+        .transpose()?;
+    let ways = [("file", 0), ("environment", 1), ("api", 2)];
+    let delivery = match (table.choice("as", &ways)?.unwrap_or(0), variable) {
+        (0, None) => Delivery::File,
+        (1, Some(variable)) => Delivery::Environment(variable),
+        (2, None) => Delivery::Api,
+        (1, None) => {
+            return Err(table.invalid(
+                "as",
+                "needs the variable's name",
+                "add variable = \"NAME\"",
+            ));
+        }
+        _ => {
+            return Err(table.invalid(
+                "variable",
+                "is for secrets in the environment alone",
+                "add as = \"environment\", or remove the variable",
+            ));
+        }
+    };
+    let refresh_seconds = table.integer("refresh_seconds", 1, 86_400)?;
+    if refresh_seconds.is_some() && matches!(delivery, Delivery::Environment(_)) {
+        return Err(table.invalid(
+            "refresh_seconds",
+            "cannot be kept: a process keeps the environment that it was started with",
+            "give the secret as = \"file\" or as = \"api\"",
+        ));
+    }
+    Ok(Secret {
+        key,
+        delivery,
+        refresh_seconds,
+    })
+}
+
+fn read_data_key_cache(table: &Table<'_>) -> Result<DataKeyCache, ManifestError> {
+    table.only(&["capacity", "max_age_seconds", "max_messages", "max_bytes"])?;
+    let defaults = DataKeyCache::default();
+    Ok(DataKeyCache {
+        capacity: table
+            .integer("capacity", 1, 10_000)?
+            .unwrap_or(defaults.capacity),
+        max_age_seconds: table
+            .integer("max_age_seconds", 1, 86_400)?
+            .unwrap_or(defaults.max_age_seconds),
+        max_messages: table
+            .integer("max_messages", 1, 1 << 32)?
+            .unwrap_or(defaults.max_messages),
+        max_bytes: table
+            .integer("max_bytes", 1, 1 << 62)?
+            .unwrap_or(defaults.max_bytes),
+    })
+}
+
+fn read_api(
+    table: &Table<'_>,
+    has_key_service: bool,
+    known: &BTreeMap<String, Secret>,
+) -> Result<Api, ManifestError> {
+    table.only(&["grant", "secrets", "extend_pcrs"])?;
+    let grant: BTreeSet<Grant> = table
+        .choices("grant", &Grant::ALL)?
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    let of_keys = [Grant::Open, Grant::Seal, Grant::DataKeys];
+    if !has_key_service && of_keys.iter().any(|of_keys| grant.contains(of_keys)) {
+        return Err(table.invalid(
+            "grant",
+            "names open, seal or data-keys, for which there is no key service",
+            "add a table [key_service], or leave them out",
+        ));
+    }
+    if grant.contains(&Grant::AttestPublicKey) && !grant.contains(&Grant::Attest) {
+        return Err(table.invalid(
+            "grant",
+            "names attest-public-key without attest",
+            "add \"attest\"",
+        ));
+    }
+    let mut secrets = BTreeSet::new();
+    for name in table.strings("secrets")?.unwrap_or_default() {
+        let name = name.checked(|name| check::one_of(name, known))?;
+        secrets.insert(name);
+    }
+    let extend_pcrs = table
+        .integers("extend_pcrs", 16, 31)?
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    Ok(Api {
+        grant,
+        secrets,
+        extend_pcrs,
+    })
 }
 
 fn read_egress(table: &Table<'_>) -> Result<Egress, ManifestError> {

@@ -71,6 +71,21 @@ impl<'d> Text<'d> {
     }
 }
 
+impl Text<'_> {
+    /// The meaning of a word.
+    fn chosen<T: Copy>(self, words: &[(&'static str, T)]) -> Result<T, ManifestError> {
+        match words.iter().find(|(word, _)| *word == self.value) {
+            Some((_, meaning)) => Ok(*meaning),
+            None => Err(ManifestError::UnknownChoice {
+                key: self.key,
+                at: self.at,
+                value: self.value.to_owned(),
+                choices: words.iter().map(|(word, _)| *word).collect(),
+            }),
+        }
+    }
+}
+
 impl<'d> Table<'d> {
     /// A table that the document does not have, at its beginning.
     pub(crate) fn empty(path: &str) -> Table<'static> {
@@ -206,20 +221,59 @@ impl<'d> Table<'d> {
         min: u64,
         max: u64,
     ) -> Result<Option<N>, ManifestError> {
+        self.value(key)
+            .map(|value| self.number(&self.path_of(key), value, min, max))
+            .transpose()
+    }
+
+    /// Whole numbers from `min` to `max`, both included.
+    pub(crate) fn integers<N: TryFrom<u64>>(
+        &self,
+        key: &str,
+        min: u64,
+        max: u64,
+    ) -> Result<Option<Vec<N>>, ManifestError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
+        let DeValue::Array(entries) = value.get_ref() else {
+            return Err(self.wrong_type(key, value, "a list of whole numbers, such as [16, 17]"));
+        };
+        let number = |(index, entry)| {
+            let path = self.join(&format!("{key}[{index}]"));
+            self.number(&path, entry, min, max)
+        };
+        entries
+            .iter()
+            .enumerate()
+            .map(number)
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    fn number<N: TryFrom<u64>>(
+        &self,
+        path: &str,
+        value: &Spanned<DeValue<'_>>,
+        min: u64,
+        max: u64,
+    ) -> Result<N, ManifestError> {
+        let at = self.position(&value.span());
         let DeValue::Integer(digits) = value.get_ref() else {
-            return Err(self.wrong_type(key, value, "a whole number"));
+            return Err(ManifestError::WrongType {
+                key: path.to_owned(),
+                at,
+                expected: "a whole number",
+                found: value.get_ref().type_str(),
+            });
         };
         u64::from_str_radix(digits.as_str(), digits.radix())
             .ok()
             .filter(|number| (min..=max).contains(number))
             .and_then(|number| N::try_from(number).ok())
-            .map(Some)
             .ok_or_else(|| ManifestError::OutOfRange {
-                key: self.path_of(key),
-                at: self.position(&value.span()),
+                key: path.to_owned(),
+                at,
                 value: digits.to_string(),
                 min,
                 max,
@@ -232,18 +286,20 @@ impl<'d> Table<'d> {
         key: &str,
         words: &[(&'static str, T)],
     ) -> Result<Option<T>, ManifestError> {
-        let Some(text) = self.string(key)? else {
+        self.string(key)?.map(|text| text.chosen(words)).transpose()
+    }
+
+    /// Some of a few words.
+    pub(crate) fn choices<T: Copy>(
+        &self,
+        key: &str,
+        words: &[(&'static str, T)],
+    ) -> Result<Option<Vec<T>>, ManifestError> {
+        let Some(texts) = self.strings(key)? else {
             return Ok(None);
         };
-        match words.iter().find(|(word, _)| *word == text.value) {
-            Some((_, meaning)) => Ok(Some(*meaning)),
-            None => Err(ManifestError::UnknownChoice {
-                key: text.key,
-                at: text.at,
-                value: text.value.to_owned(),
-                choices: words.iter().map(|(word, _)| *word).collect(),
-            }),
-        }
+        let chosen = texts.into_iter().map(|text| text.chosen(words));
+        chosen.collect::<Result<_, _>>().map(Some)
     }
 
     /// An error about a key of this table, at the key itself.

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use anchorhold_manifest::{
-    Contract, DEFAULT_MANIFEST, Http, JobStderr, Manifest, ManifestError, Position, Restart,
+    Api, Contract, DEFAULT_MANIFEST, DataKeyCache, Delivery, Grant, Http, JobStderr, Manifest,
+    ManifestError, Position, Restart,
 };
 use proptest::prelude::*;
 
@@ -416,6 +417,93 @@ fn a_service_has_limits_of_its_own_and_they_are_for_services_alone() {
         assert_eq!(refusal(&wrong).key(), Some(key), "{wrong}");
     }
     assert_eq!(Manifest::parse(DEFAULT_MANIFEST).unwrap().http, None);
+}
+
+const SERVICE: &str = "[job]\ncommand = [\"/job\"]\n[key_service]\nendpoint = \"https://k\"\nkey = \"alias/k\"\nregion = \"r\"\n";
+
+#[test]
+fn nothing_is_granted_that_the_manifest_does_not_name() {
+    assert_eq!(Manifest::parse(DEFAULT_MANIFEST).unwrap().api, None);
+    let text = format!("{SERVICE}[api]\n");
+    assert_eq!(Manifest::parse(&text).unwrap().api, Some(Api::default()));
+    let text = format!(
+        "{SERVICE}[secrets.a]\n[secrets.b]\n[api]\ngrant = [\"seal\", \"attest\"]\nsecrets = [\"b\"]\nextend_pcrs = [16, 31]\n"
+    );
+    let api = Manifest::parse(&text).unwrap().api.unwrap();
+    assert_eq!(api.grant, [Grant::Seal, Grant::Attest].into());
+    assert_eq!(api.secrets, ["b".to_owned()].into());
+    assert_eq!(api.extend_pcrs, [16, 31].into());
+    for (wrong, key) in [
+        (text.replace("\"seal\"", "\"sael\""), "api.grant[0]"),
+        (
+            text.replace("\"attest\"", "\"attest-public-key\""),
+            "api.grant",
+        ),
+        (text.replace("[\"b\"]", "[\"c\"]"), "api.secrets[0]"),
+        (text.replace("16,", "15,"), "api.extend_pcrs[0]"),
+        (text.replace("31]", "32]"), "api.extend_pcrs[1]"),
+        (text.replace("grant", "grants"), "api.grants"),
+        (
+            "[job]\ncommand = [\"/job\"]\n[api]\ngrant = [\"open\"]\n".to_owned(),
+            "api.grant",
+        ),
+    ] {
+        assert_eq!(refusal(&wrong).key(), Some(key), "{wrong}");
+    }
+}
+
+#[test]
+fn a_secret_is_delivered_as_the_manifest_says() {
+    let secret = |lines: &str| {
+        let manifest = Manifest::parse(&format!("{SERVICE}[secrets.a]\n{lines}"));
+        manifest.map(|manifest| manifest.secrets["a"].clone())
+    };
+    assert_eq!(secret("").unwrap().delivery, Delivery::File);
+    let found = secret("as = \"environment\"\nvariable = \"TOKEN\"\n").unwrap();
+    assert_eq!(found.delivery, Delivery::Environment("TOKEN".to_owned()));
+    let found = secret("as = \"api\"\nrefresh_seconds = 5\n").unwrap();
+    assert_eq!(
+        (found.delivery, found.refresh_seconds),
+        (Delivery::Api, Some(5))
+    );
+    for (wrong, key) in [
+        ("as = \"environment\"\n", "secrets.a.as"),
+        ("as = \"argument\"\n", "secrets.a.as"),
+        ("variable = \"TOKEN\"\n", "secrets.a.variable"),
+        (
+            "as = \"environment\"\nvariable = \"A=B\"\n",
+            "secrets.a.variable",
+        ),
+        (
+            "as = \"environment\"\nvariable = \"A\"\nrefresh_seconds = 5\n",
+            "secrets.a.refresh_seconds",
+        ),
+    ] {
+        assert_eq!(secret(wrong).unwrap_err().key(), Some(key), "{wrong}");
+    }
+}
+
+#[test]
+fn a_data_key_cache_is_kept_only_where_it_is_asked_for() {
+    let cache = |lines: &str| {
+        let manifest = Manifest::parse(&format!("{SERVICE}{lines}"));
+        manifest.map(|manifest| manifest.key_service.unwrap().data_key_cache)
+    };
+    assert_eq!(cache("").unwrap(), None);
+    let table = "[key_service.data_key_cache]\n";
+    assert_eq!(cache(table).unwrap(), Some(DataKeyCache::default()));
+    let found = cache(&format!(
+        "{table}capacity = 2\nmax_age_seconds = 3\nmax_messages = 4\nmax_bytes = 5\n"
+    ));
+    let expected = DataKeyCache {
+        capacity: 2,
+        max_age_seconds: 3,
+        max_messages: 4,
+        max_bytes: 5,
+    };
+    assert_eq!(found.unwrap(), Some(expected));
+    let error = cache(&format!("{table}capacity = 0\n")).unwrap_err();
+    assert_eq!(error.key(), Some("key_service.data_key_cache.capacity"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use libc::{c_char, c_int, c_ulong};
 use nix::unistd::Pid;
+use zeroize::Zeroizing;
 
 use super::host::{CapabilityData, CapabilityHeader};
 
@@ -153,7 +154,8 @@ pub enum SpawnError {
     },
 }
 
-/// Forks a child that confines itself and runs the plan's program, with the given streams as 0, 1 and 2.
+/// Forks a child that confines itself and runs the plan's program, with the given streams as 0, 1 and 2, and further
+/// variables (`NAME=value` and a zero byte) in its environment.
 ///
 /// `register` is called in this process with the child's pid right after the fork, before anything is known of its fate:
 /// whoever reaps children must know it by then, and must reap it also if this function fails. Blocks until the program
@@ -163,18 +165,20 @@ pub enum SpawnError {
 /// Every failure up to and including exec.
 pub fn spawn(
     plan: &Plan,
+    variables: &[Zeroizing<Vec<u8>>],
     streams: [BorrowedFd<'_>; 3],
     register: impl FnOnce(&mut dyn FnMut() -> io::Result<Pid>) -> io::Result<Pid>,
 ) -> Result<Pid, SpawnError> {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings
-            .iter()
-            .map(|string| string.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
+        strings.iter().map(|string| string.as_ptr()).collect()
     };
-    let argv = pointers(&plan.command);
-    let envp = pointers(&plan.environment);
+    let mut argv = pointers(&plan.command);
+    argv.push(std::ptr::null());
+    let mut envp = pointers(&plan.environment);
+    // What does not end in a zero byte would be read beyond its end.
+    let whole = variables.iter().filter(|text| text.last() == Some(&0));
+    envp.extend(whole.map(|text| text.as_ptr().cast::<c_char>()));
+    envp.push(std::ptr::null());
     let filter = libc::sock_fprog {
         len: u16::try_from(plan.filter.len()).expect("the filter is within the kernel's 4,096"),
         filter: plan.filter.as_ptr().cast_mut(),

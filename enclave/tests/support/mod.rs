@@ -12,11 +12,13 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use anchorhold_enclave::call::Terms;
+use anchorhold_enclave::clock::{Clock, Sample};
 use anchorhold_enclave::isolation::{self, Confinement};
 use anchorhold_enclave::jobs::{Launcher, Stderr};
 use anchorhold_enclave::keys::{KeyService, Keys, Recipient};
 use anchorhold_enclave::nsm::{Claims, Description, Nsm, NsmError};
 use anchorhold_enclave::reaper::{Orphans, Reaper};
+use anchorhold_enclave::secrets::Wanted;
 use anchorhold_enclave::stream::Parent;
 use anchorhold_envelope::{
     DataKey, EncryptedDataKey, EncryptionContext, Header, Limits, Opener, Parse, SealOptions,
@@ -28,6 +30,7 @@ use anchorhold_kms_wire::shapes::{
     Blob, DecryptRequest, DecryptResponse, GenerateDataKeyRequest, GenerateDataKeyResponse,
     SecretBlob,
 };
+use anchorhold_manifest::Delivery;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
@@ -70,6 +73,10 @@ impl Nsm for FakeNsm {
 
     fn pcr(&self, _: u16) -> Result<Vec<u8>, NsmError> {
         Ok(vec![1; 48])
+    }
+
+    fn extend(&self, _: u16, data: Vec<u8>) -> Result<Vec<u8>, NsmError> {
+        Ok(data)
     }
 
     fn random(&self) -> Result<Zeroizing<Vec<u8>>, NsmError> {
@@ -320,6 +327,25 @@ impl Default for Shape {
     }
 }
 
+/// A secret under the tests' key.
+pub(crate) fn wanted(delivery: Delivery) -> Wanted {
+    Wanted {
+        key: KEY.to_owned(),
+        delivery,
+        refresh: None,
+    }
+}
+
+/// A clock that begins now.
+pub(crate) fn clock() -> Arc<Clock> {
+    let now = std::time::Instant::now();
+    Arc::new(Clock::new(&Sample {
+        unix_ms: 1_800_000_000_000,
+        before: now,
+        after: now,
+    }))
+}
+
 /// This program where a job may execute it: jobs execute nothing below /tmp and /run, so that there it is copied.
 pub(crate) struct Program {
     path: PathBuf,
@@ -385,6 +411,7 @@ pub(crate) fn isolation_terms(command: Vec<String>, scratch: &Path) -> isolation
         scratch: scratch.to_owned(),
         secrets: PathBuf::from("/nowhere"),
         sockets: None,
+        api: None,
         max_file_bytes: 1 << 20,
         folder: PathBuf::from("/"),
         user: (isolation::JOB_ID, isolation::JOB_ID),

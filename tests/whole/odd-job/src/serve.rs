@@ -14,13 +14,26 @@ static UNREADY: AtomicBool = AtomicBool::new(false);
 static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
 /// Serves as `start` says, and never returns: `""`, `exit N` at once, `deaf` (never listens), `unready` (`/ready` is
-/// answered with 503), `elsewhere PATH` (a link to another socket is put in the place of its own).
+/// answered with 503), `elsewhere PATH` (a link to another socket is put in the place of its own), `ask METHOD PATH[;…]`
+/// (asks the runtime over and over, and writes the answers to its standard error).
 pub(crate) fn serve(socket: &Path, start: &str) -> ! {
     match start.split_once(' ') {
         Some(("exit", code)) => exit(code.parse().unwrap_or(1)),
         Some(("elsewhere", other)) => {
             let _ = std::os::unix::fs::symlink(other, socket);
             forever()
+        }
+        Some(("ask", questions)) => {
+            let questions = questions.to_owned();
+            std::thread::spawn(move || {
+                loop {
+                    for question in questions.split(';') {
+                        let answer = ask(question).unwrap_or_else(|error| error.to_string());
+                        let _ = writeln!(io::stderr(), "{question} -> {answer}");
+                    }
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+            });
         }
         _ => {}
     }
@@ -38,6 +51,19 @@ pub(crate) fn serve(socket: &Path, start: &str) -> ! {
         });
     }
     exit(70)
+}
+
+/// Asks the runtime one thing.
+fn ask(question: &str) -> io::Result<String> {
+    let socket = std::env::var("ANCHORHOLD_API_SOCKET").map_err(io::Error::other)?;
+    let mut stream = UnixStream::connect(socket)?;
+    let request = format!("{question} HTTP/1.1\r\nhost: runtime\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    Ok(format!("{status} {body}"))
 }
 
 fn forever() -> ! {
