@@ -26,6 +26,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
+        // With the time that each took.
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("ANCHORHOLD_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),

@@ -277,7 +277,9 @@ fn metrics_tell_of_every_declared_enclave_and_of_nothing_that_a_caller_chose() {
         "anchorhold_enclave_memory_bytes{enclave=\"cards\"}",
         "anchorhold_enclave_cpu_seconds_total{enclave=\"cards\"}",
         "anchorhold_enclave_calls_total{enclave=\"cards\"} 0",
-        "anchorhold_window{enclave=\"cards\",window=\"ingress/web\",what=\"flows\"} 0",
+        "anchorhold_window_flows_total{enclave=\"cards\",window=\"ingress/web\"} 0",
+        "anchorhold_window_carried_bytes_total{enclave=\"cards\",window=\"ingress/web\",direction=\"to_enclave\"} 0",
+        "anchorhold_window_latency_seconds_bucket{",
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");

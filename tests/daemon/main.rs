@@ -19,3 +19,4 @@ mod page;
 mod reload;
 mod stage;
 mod systemd;
+mod windows;

@@ -3,12 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::stage::{Stage, eventually, free_port, ingress};
+use crate::stage::{Stage, eventually, free_port, ingress, through};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -44,6 +45,8 @@ fn data_are_for_whoever_shows_the_token_under_a_name_of_this_host() {
         "{page}"
     );
     assert!(!page.contains("cards"), "the page itself tells nothing");
+    // The form has a display of its own, and is hidden all the same once the token was right.
+    assert!(page.contains("[hidden] { display: none !important; }"));
     let own = page.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     for outside in ["http://", "https://", "src=", "@import", "url("] {
         assert!(!own.contains(outside), "it loads something: {outside}");
@@ -110,8 +113,42 @@ fn a_browser_shows_enclaves_measurements_and_the_verified_chain() {
         return;
     };
     let (stage, address) = staged();
+    // Some that serve, of which one is asked by clients that it does not let in, and one that is not what was declared.
+    let (web, admin) = (free_port(), free_port());
+    let more = format!(
+        "{}[ingress.admin]\nlisten = \"{admin}\"\nport = 5000\nrules = {{ deny = [\"127.0.0.0/8\"] }}\n",
+        ingress(web)
+    );
+    stage.declare("cards", "1", &more);
+    stage.declare("statements", "2", "");
+    stage.declare("tokens", "1", "");
+    let wrong = std::fs::read_to_string(stage.file("tokens")).expect("the file");
+    let wrong = wrong.replace(&crate::stage::image("1").1, &"5a".repeat(48));
+    std::fs::write(stage.file("tokens"), wrong).expect("the file");
     let _daemon = stage.daemon();
-    stage.serves("cards");
+    let instance = stage.serves("cards");
+    stage.serves("statements");
+    for _ in 0..40 {
+        assert_eq!(through(web), 200);
+    }
+    for _ in 0..3 {
+        assert_eq!(through(admin), 0);
+    }
+    // As an enclave that has been taken over may ask.
+    for target in ["169.254.169.254:80", "evil.example:443"] {
+        let mut window = UnixStream::connect(instance.dir.join("vsock.sock_8000")).expect("it");
+        write!(
+            window,
+            "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"
+        )
+        .expect("a request");
+        let mut answer = String::new();
+        window.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+    eventually("a start that failed", || {
+        stage.view("tokens")["last_error"].is_string().then_some(())
+    });
     let pcr0 = crate::stage::image("1").1;
     let look = |token: &str, more: &[&str]| {
         let output = Command::new(&chromium)
@@ -126,7 +163,7 @@ fn a_browser_shows_enclaves_measurements_and_the_verified_chain() {
                 "--user-data-dir={}",
                 stage.house.path("browser").display()
             ))
-            .args(["--virtual-time-budget=4000", "--window-size=1200,760"])
+            .args(["--virtual-time-budget=4000", "--window-size=1200,1390"])
             .args(more)
             .arg(format!("http://{address}/#token={token}"))
             .output()
@@ -141,7 +178,10 @@ fn a_browser_shows_enclaves_measurements_and_the_verified_chain() {
     let shown = look(TOKEN, &["--dump-dom"]);
     for part in [
         pcr0.as_str(),
-        "1 serving",
+        "3 enclaves, 2 serving",
+        "3 denied",
+        "2 host-list",
+        "not what was declared",
         "class=\"chain\"",
         "this enclave",
         "data-name=\"cards\"",

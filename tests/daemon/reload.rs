@@ -1,13 +1,13 @@
 //! A reload changes what changed and nothing else; a new version takes over without a lost byte.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::sys::signal::Signal;
 
 use crate::common::Who;
-use crate::stage::{Stage, eventually, free_port, image, ingress, runs, through};
+use crate::stage::{Stage, eventually, free_port, image, image_of_guest, ingress, runs, through};
 
 #[test]
 fn a_reload_changes_what_changed_and_nothing_else() {
@@ -124,6 +124,86 @@ fn a_new_version_takes_over_and_no_flow_or_request_is_lost() {
         (!runs(old.supervisor)).then_some(())
     });
     assert_eq!(through(address), 200);
+}
+
+/// Sends so many bytes through the mirror, a piece at a time, and reads them back meanwhile; they must all be there.
+fn mirrored(address: SocketAddr, seed: u64, length: u64) {
+    let byte = move |at: u64| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed).to_le_bytes()[5];
+    let stream = TcpStream::connect(address).expect("the ingress");
+    let mut out = stream.try_clone().expect("the same socket");
+    let writer = std::thread::spawn(move || {
+        let mut at = 0;
+        while at < length {
+            let end = (at + 8192).min(length);
+            let piece: Vec<u8> = (at..end).map(byte).collect();
+            out.write_all(&piece).expect("a piece is taken");
+            at = end;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        out.shutdown(std::net::Shutdown::Write)
+            .expect("the end of it");
+    });
+    let mut at = 0;
+    let mut back = std::io::BufReader::new(stream);
+    let mut buffer = [0; 8192];
+    loop {
+        let count = back.read(&mut buffer).expect("what was sent");
+        if count == 0 {
+            break;
+        }
+        for found in &buffer[..count] {
+            assert_eq!(*found, byte(at), "byte {at}");
+            at += 1;
+        }
+    }
+    writer.join().expect("all was sent");
+    assert_eq!(at, length, "bytes are missing");
+}
+
+#[test]
+fn streams_that_run_while_one_supervisor_takes_over_from_another_lose_no_byte() {
+    let stage = Stage::new();
+    let address = free_port();
+    let entrance = ingress(address).replace("port = 5000", "port = 7000");
+    let images = ["", "-2", "-3"].map(|note| image_of_guest(&stage.house, "mirror-init", note));
+    let declare = |(image, pcr0): &(std::path::PathBuf, String)| {
+        let text =
+            format!("image = {image:?}\npcr0 = \"{pcr0}\"\nbackend = \"sandbox\"\n{entrance}");
+        std::fs::write(stage.file("mirror"), text).expect("a file");
+    };
+    declare(&images[0]);
+    let daemon = stage.daemon();
+    let mut before = stage.serves("mirror");
+    let (stop, whole) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let (stop, whole) = (&stop, &whole);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    mirrored(address, seed, 1 << 20);
+                    whole.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for image in &images[1..] {
+            declare(image);
+            stage.house.must(Who::Host, ["reload"]);
+            eventually("the new version, alone", || {
+                let now = stage.instances("mirror");
+                let serving = now.iter().find(|one| one.admitted && one.image == image.0);
+                (serving.is_some() && !runs(before.supervisor)).then_some(())
+            });
+            before = stage.serves("mirror");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(whole.load(Ordering::Relaxed) >= 4);
+    let text = stage.raw("GET", "/v1/metrics", "").1;
+    let cut = text
+        .lines()
+        .find(|line| line.contains("window_refusals_total{enclave=\"mirror\""));
+    assert_eq!(cut, None);
+    daemon.terminate();
 }
 
 #[test]

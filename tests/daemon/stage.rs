@@ -8,11 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use anchorhold_images::cargo_static::StaticBuild;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::common::{House, Who};
+use crate::common::{House, WORKSPACE, Who};
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -46,6 +47,38 @@ pub fn image(version: &str) -> (PathBuf, String) {
     }
     let pcr0 = house.measurements(&path)["PCR0"].clone();
     (path, pcr0)
+}
+
+/// An image whose init is this program of tests/vm/guest, and its PCR0. Another `note` makes another image of the same.
+pub fn image_of_guest(house: &House, bin: &str, note: &str) -> (PathBuf, String) {
+    let mut build = StaticBuild::new(&Path::new(WORKSPACE).join("tests/vm/guest"));
+    build.target_dir = Some(Path::new(WORKSPACE).join("target/static"));
+    build.bin = Some(bin.to_owned());
+    let init = build
+        .run(&mut |line| eprintln!("{line}"))
+        .expect("a static program")
+        .path;
+    let manifest = house.write(
+        &format!("{bin}{note}.toml"),
+        format!("[image]\nname = \"guest{note}\"\n[job]\ncommand = [\"/job\"]\n[resources]\nmemory_mib = 64\n"),
+    );
+    let image = house.path(&format!("{bin}{note}.eif"));
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (init, manifest) = (path(&init), path(&manifest));
+    let arguments = [
+        "build",
+        "--program",
+        &init,
+        "--init",
+        &init,
+        "--manifest",
+        &manifest,
+        "-o",
+        &path(&image),
+    ];
+    house.must(Who::Host, arguments);
+    let pcr0 = house.measurements(&image)["PCR0"].clone();
+    (image, pcr0)
 }
 
 /// A port that is free now.

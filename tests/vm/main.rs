@@ -12,6 +12,7 @@
 mod common;
 
 mod boots;
+mod daemon;
 mod kernels;
 mod misbehaving;
 mod ordinary_user;

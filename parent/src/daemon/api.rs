@@ -26,6 +26,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
+use tracing::{Instrument as _, debug_span, field};
 
 use super::keeper::Command;
 use super::metrics;
@@ -101,7 +102,18 @@ pub(super) async fn serve(listener: UnixListener, api: Arc<Api>) {
         connections.spawn(async move {
             let service = service_fn(|request| {
                 let api = api.clone();
-                async move { Ok::<_, Infallible>(api.answer(request).await) }
+                let span = debug_span!(
+                    "request",
+                    method = printable(request.method().as_str().as_bytes(), 16),
+                    path = printable(request.uri().path().as_bytes(), 120),
+                    status = field::Empty
+                );
+                let answering = async move {
+                    let answer = api.answer(request).await;
+                    tracing::Span::current().record("status", answer.status().as_u16());
+                    Ok::<_, Infallible>(answer)
+                };
+                answering.instrument(span)
             });
             // Whoever breaks off knows it.
             let _ = http1::Builder::new()

@@ -40,6 +40,11 @@
 //! # drain_seconds = 30                       # what runs has this long when another version takes over
 //! # egress = ["kms.eu-west-1.amazonaws.com:443"]   # nothing else is reached; default: nothing
 //! # credentials = "file:credentials.json"     # handed in: or "imds", "container", "profile:NAME"; default: none
+//! # [egress_limits]                          # of all that it reaches together
+//! # connections = 128                        # at once; more wait
+//! # connect_ms = 10000                       # to resolve a name and to reach it
+//! # idle_ms = 300000                         # in which nothing moves
+//! # head_ms = 10000                          # for a request to the window itself
 //!
 //! [ingress.web]
 //! listen = "127.0.0.1:8080"                  # or "unix:/run/cards.sock", or "passed:web" (systemd's socket of that name)
@@ -67,7 +72,7 @@ use toml::Spanned;
 use crate::lifecycle::{Ingress, is_name};
 use crate::window::ingress::Rules;
 use crate::window::{
-    Allowlist, CredentialsSource, LARGEST_SECRET, MOST_SECRETS, Pattern, SealedSecrets,
+    Allowlist, CredentialsSource, LARGEST_SECRET, Limits, MOST_SECRETS, Pattern, SealedSecrets,
     SecretSource,
 };
 use crate::{Backend, Isolation};
@@ -386,6 +391,8 @@ pub struct Declared {
     pub drain_limit: Duration,
     /// What it may reach.
     pub egress: Allowlist,
+    /// How much of it at once, and how long.
+    pub egress_limits: Limits,
     /// Files with sealed secrets.
     pub secrets: BTreeMap<String, PathBuf>,
     /// What is in them, once they were read.
@@ -440,6 +447,8 @@ struct EnclaveFile {
     drain_seconds: Option<u32>,
     #[serde(default)]
     egress: Vec<Spanned<String>>,
+    #[serde(default)]
+    egress_limits: Option<Spanned<Limits>>,
     #[serde(default)]
     credentials: Option<Spanned<String>>,
     #[serde(default)]
@@ -562,6 +571,16 @@ impl Declared {
                 .map_err(|error| source.at(Some(entry.span()), format!("{error}")))?;
             egress.allow(target);
         }
+        let egress_limits = match &file.egress_limits {
+            Some(limits) => {
+                limits
+                    .get_ref()
+                    .check()
+                    .map_err(|error| source.at(Some(limits.span()), error.to_string()))?;
+                *limits.get_ref()
+            }
+            None => Limits::default(),
+        };
         if file.secrets.len() > MOST_SECRETS {
             return Err(source.at(None, format!("at most {MOST_SECRETS} secrets")));
         }
@@ -631,6 +650,7 @@ impl Declared {
             start_limit: Duration::from_secs(start.into()),
             drain_limit: Duration::from_secs(file.drain_seconds.unwrap_or(30).into()),
             egress,
+            egress_limits,
             secrets,
             sealed: BTreeMap::new(),
             entrances,
@@ -807,6 +827,7 @@ mod tests {
         let cards = declared(&format!(
             "{}isolation = \"reduced\"\ncpus = 2\nmemory_mib = 64\nrestart = \"on-failure\"\nstart_seconds = 5\n\
              drain_seconds = 0\negress = [\"a.example:443\"]\ncredentials = \"file:c.json\"\n\
+             [egress_limits]\nconnections = 9\nidle_ms = 1000\n\
              [ingress.web]\nlisten = \"127.0.0.1:80\"\nport = 7000\n[ingress.web.rules]\nsource_connections = 3\n[ingress.unix]\nlisten = \"unix:/run/x\"\nport = 1\n\
              [ingress.passed]\nlisten = \"passed:web\"\nport = 2\n[secrets]\nkey = \"key.sealed\"\n",
             smallest()
@@ -819,6 +840,12 @@ mod tests {
         );
         assert_eq!(cards.restart, Restart::OnFailure);
         assert_eq!(cards.drain_limit, Duration::ZERO);
+        let limits = Limits {
+            connections: 9,
+            idle: Duration::from_secs(1),
+            ..Limits::default()
+        };
+        assert_eq!(cards.egress_limits, limits);
         assert_eq!(cards.entrances["web"].ingress.port, 7000);
         assert_eq!(cards.entrances["web"].ingress.rules.source_connections, 3);
         let credentials = "/etc/anchorhold/enclaves.d/c.json".into();
@@ -886,6 +913,12 @@ mod tests {
                 "6:8",
                 "vsock",
             ),
+            (
+                &format!("{good}[egress_limits]\nidle_ms = 0"),
+                "4:1",
+                "idle_ms = 0: it must be at least 1",
+            ),
+            (&format!("{good}[egress_limits]\nidle = 5"), "5:1", "idle"),
             (&format!("{good}[secrets]\nKey = \"k\""), "5:7", "a-z"),
             (&format!("{good}isolation = \"kvm\""), "4:13", "reduced"),
             (&format!("{good}# é\nmore = 1"), "5:1", "more"),

@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
+use tracing::{Instrument as _, debug_span, info_span};
 
 use super::admission::{Demand, admit, now_ms};
 use super::config::{self, Config, Declared, Delays, Settings};
@@ -30,6 +31,7 @@ use crate::lifecycle::{
     SupervisorProgram,
 };
 use crate::sandbox::limits;
+use crate::window::{Allowlist, Limits};
 
 /// Starts at once; more wait. A start keeps both sides of the machine busy.
 const MOST_STARTS: usize = 4;
@@ -443,6 +445,7 @@ impl Keeper {
         options.backend = declared.core.backend;
         options.isolation = declared.core.isolation;
         options.allowlist = declared.egress.clone();
+        options.limits = declared.egress_limits;
         options.credentials = declared.core.credentials.clone();
         options.secrets = declared.sources();
         options.start_limit_ms = declared.start_limit.as_millis() as u64;
@@ -472,7 +475,8 @@ impl Keeper {
         tracing::info!(name, instance, "starting");
         let (events, places) = (self.events.clone(), self.starts.clone());
         let (supervisor, name) = (self.supervisor.clone(), name.to_owned());
-        tokio::spawn(async move {
+        let span = info_span!("start", name, instance);
+        let starting = async move {
             let place = places.acquire_owned().await;
             let started =
                 spawn_blocking(move || lifecycle::spawn_child(&options, &supervisor)).await;
@@ -487,7 +491,8 @@ impl Keeper {
                 instance,
                 result,
             });
-        });
+        };
+        tokio::spawn(starting.instrument(span));
     }
 
     fn demand(&self, declared: &Declared) -> Demand {
@@ -517,7 +522,8 @@ impl Keeper {
         one.renew_at = None;
         let (events, dir) = (self.events.clone(), one.dir.clone());
         let instance = instance.to_owned();
-        tokio::spawn(async move {
+        let span = debug_span!("attest", instance);
+        let asking = async move {
             let asked = async {
                 let attested = admit(&dir, &demand).await?;
                 let request = Request::Admit {
@@ -532,7 +538,8 @@ impl Keeper {
                 .await
                 .unwrap_or_else(|_| Err(format!("it did not attest within {} s", limit.as_secs())));
             let _ = events.send(Event::Asked { instance, result });
-        });
+        };
+        tokio::spawn(asking.instrument(span));
     }
 
     fn apply(&mut self, instance: &str) {
@@ -562,15 +569,17 @@ impl Keeper {
         one.applying = true;
         let (events, instance) = (self.events.clone(), instance.to_owned());
         let (dir, egress) = (one.dir.clone(), declared.egress.clone());
+        let limits = declared.egress_limits;
         let sealed = declared
             .sealed
             .iter()
             .map(|(name, bytes)| (name.clone(), STANDARD.encode(bytes)))
             .collect();
-        tokio::spawn(async move {
+        let span = debug_span!("apply", instance, revision);
+        let applying = async move {
             let result = match problem {
                 Some(problem) => Err(problem),
-                None => apply_all(&dir, ingress, sockets, egress, sealed)
+                None => apply_all(&dir, ingress, sockets, (egress, limits), sealed)
                     .await
                     .map_err(|error| error.to_string()),
             };
@@ -579,7 +588,8 @@ impl Keeper {
                 revision,
                 result,
             });
-        });
+        };
+        tokio::spawn(applying.instrument(span));
     }
 
     fn drain(&mut self, instance: &str, limit: Option<Duration>) {
@@ -591,7 +601,8 @@ impl Keeper {
         let limit = limit.unwrap_or(one.drain_limit);
         tracing::info!(instance, "draining");
         let (dir, home, name) = (one.dir.clone(), self.home.clone(), instance.to_owned());
-        tokio::spawn(async move {
+        let span = debug_span!("drain", instance);
+        let draining = async move {
             let request = Request::Drain {
                 limit_ms: limit.as_millis() as u64,
             };
@@ -599,7 +610,8 @@ impl Keeper {
                 tracing::warn!(instance = name, %error, "it cannot be drained, and is ended");
                 let _ = spawn_blocking(move || lifecycle::stop(&home, &name, END_GRACE)).await;
             }
-        });
+        };
+        tokio::spawn(draining.instrument(span));
     }
 
     fn end(&mut self, instance: &str) {
@@ -1065,7 +1077,7 @@ async fn apply_all(
     dir: &Path,
     ingress: Vec<Ingress>,
     sockets: Vec<OwnedFd>,
-    allow: crate::window::Allowlist,
+    (allow, limits): (Allowlist, Limits),
     sealed: BTreeMap<String, String>,
 ) -> Result<(), lifecycle::ControlError> {
     let names: Vec<String> = ingress.iter().map(|one| one.name.clone()).collect();
@@ -1073,6 +1085,11 @@ async fn apply_all(
         lifecycle::ask(dir, &request, sockets, ASK_LIMIT).await
     };
     order(Request::Egress { allow }, &[]).await?;
+    let limits = Request::Limits {
+        egress: Some(limits),
+        ingress: BTreeMap::new(),
+    };
+    order(limits, &[]).await?;
     order(Request::Secrets { sealed }, &[]).await?;
     if !ingress.is_empty() {
         order(Request::Listen { ingress }, &sockets).await?;

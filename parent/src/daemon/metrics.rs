@@ -17,7 +17,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -28,7 +29,7 @@ use super::admission::now_ms;
 use super::keeper::Reading;
 use super::view::Condition;
 use crate::client::{Client, Health};
-use crate::lifecycle::{self, Counters, Reply, Request};
+use crate::lifecycle::{self, Counters, Histogram, Reply, Request};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -374,23 +375,49 @@ impl Scrape {
                 })
                 .collect::<Vec<_>>()
         };
-        let numbers = each(|counters| &counters.windows)
-            .into_iter()
-            .map(|(name, window, what, number)| {
-                (
-                    vec![("enclave", name), ("window", window), ("what", what)],
-                    ConstGauge::new(number),
-                )
-            })
-            .collect();
+        let numbers = each(|counters| &counters.windows);
+        let of = |wanted: &'static str| {
+            numbers
+                .iter()
+                .filter(move |(_, _, what, _)| *what == wanted)
+                .map(|(name, window, _, number)| {
+                    (vec![("enclave", *name), ("window", *window)], *number)
+                })
+        };
+        let open = of("flows_open").map(|(labels, number)| (labels, ConstGauge::new(number)));
+        Self::family(
+            encoder,
+            ("window_flows_open", "Flows that are open", None),
+            open.collect(),
+        )?;
+        let begun = of("flows").map(|(labels, number)| (labels, ConstCounter::new(number)));
         Self::family(
             encoder,
             (
-                "window",
-                "Numbers of a window since its instance started",
+                "window_flows",
+                "Flows begun since its instance started",
                 None,
             ),
-            numbers,
+            begun.collect(),
+        )?;
+        let carried = ["from_enclave", "to_enclave"].into_iter().flat_map(|way| {
+            let counted = match way {
+                "from_enclave" => of("bytes_from_enclave"),
+                _ => of("bytes_to_enclave"),
+            };
+            counted.map(move |(mut labels, number)| {
+                labels.push(("direction", way));
+                (labels, ConstCounter::new(number))
+            })
+        });
+        Self::family(
+            encoder,
+            (
+                "window_carried",
+                "Bytes of its flows since its instance started",
+                Some(Unit::Bytes),
+            ),
+            carried.collect(),
         )?;
         let refusals = each(|counters| &counters.refusals)
             .into_iter()
@@ -406,8 +433,7 @@ impl Scrape {
             ("window_refusals", "What a window refused, by reason", None),
             refusals,
         )?;
-        let mut buckets = Vec::new();
-        let mut sums = Vec::new();
+        let mut times = Vec::new();
         for one in &self.0 {
             for (window, kinds) in one.counters.iter().flat_map(|counters| &counters.seconds) {
                 for (kind, histogram) in kinds {
@@ -416,45 +442,112 @@ impl Scrape {
                         ("window", window.as_str()),
                         ("what", kind.as_str()),
                     ];
-                    sums.push((labels.clone(), ConstCounter::new(histogram.sum)));
-                    buckets.push((labels, histogram));
+                    times.push((labels, Times(histogram)));
                 }
             }
         }
         Self::family(
             encoder,
-            ("window_latency_sum", "Times added up", Some(Unit::Seconds)),
-            sums,
-        )?;
-        let mut counts = Vec::new();
-        for (labels, histogram) in &buckets {
-            let mut all = 0;
-            let bounds = histogram
-                .bounds
-                .iter()
-                .map(ToString::to_string)
-                .chain(["+Inf".to_owned()]);
-            for (bound, count) in bounds.zip(&histogram.counts) {
-                all += count;
-                counts.push((labels.clone(), bound, all));
-            }
-        }
-        let counts = counts
-            .iter()
-            .map(|(labels, bound, count)| {
-                let mut labels = labels.clone();
-                labels.push(("le", bound));
-                (labels, ConstCounter::new(*count))
-            })
-            .collect();
-        Self::family(
-            encoder,
             (
-                "window_latency_bucket",
-                "Times at most this long, in seconds",
-                None,
+                "window_latency",
+                "From a request or connection to its flow",
+                Some(Unit::Seconds),
             ),
-            counts,
+            times,
         )
+    }
+}
+
+/// A histogram that somebody else has counted.
+#[derive(Debug)]
+struct Times<'a>(&'a Histogram);
+
+impl EncodeMetric for Times<'_> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        // The last class is without a bound, which is how the encoder knows it.
+        let bounds = self.0.bounds.iter().copied().chain([f64::INFINITY]);
+        let classes: Vec<(f64, u64)> = bounds.zip(self.0.counts.iter().copied()).collect();
+        let all = classes.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(self.0.sum, all, &classes, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_told_as_prometheus_reads_them() {
+        let times = Histogram {
+            bounds: vec![0.001, 0.5],
+            counts: vec![3, 1, 2],
+            sum: 9.5,
+        };
+        let numbers = [
+            ("flows", 6),
+            ("flows_open", 1),
+            ("bytes_from_enclave", 70),
+            ("bytes_to_enclave", 8),
+        ];
+        let of_window = |text: &str| text.to_owned();
+        let counters = Counters {
+            windows: BTreeMap::from([(
+                of_window("egress"),
+                numbers.map(|(name, count)| (name.to_owned(), count)).into(),
+            )]),
+            refusals: BTreeMap::from([(
+                of_window("egress"),
+                BTreeMap::from([("host-list".to_owned(), 4)]),
+            )]),
+            seconds: BTreeMap::from([(
+                of_window("egress"),
+                BTreeMap::from([("until_flow".to_owned(), times)]),
+            )]),
+        };
+        let reading = Reading {
+            name: "cards".into(),
+            condition: Condition::Serving,
+            restarts: 2,
+            failures: 0,
+            attested_ms: None,
+            serving: None,
+        };
+        let mut registry = Registry::with_prefix("anchorhold");
+        registry.register_collector(Box::new(Scrape(vec![Gathered {
+            reading,
+            health: None,
+            counters: Some(counters),
+            memory: None,
+            cpu_seconds: None,
+        }])));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("memory takes it");
+        let labels = "enclave=\"cards\",window=\"egress\"";
+        for line in [
+            format!("window_flows_open{{{labels}}} 1"),
+            format!("window_flows_total{{{labels}}} 6"),
+            format!("window_carried_bytes_total{{{labels},direction=\"from_enclave\"}} 70"),
+            format!("window_carried_bytes_total{{{labels},direction=\"to_enclave\"}} 8"),
+            format!("window_refusals_total{{{labels},reason=\"host-list\"}} 4"),
+            format!("window_latency_seconds_sum{{{labels},what=\"until_flow\"}} 9.5"),
+            format!("window_latency_seconds_count{{{labels},what=\"until_flow\"}} 6"),
+        ] {
+            let line = format!("\nanchorhold_{line}\n");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        // Each class counts the ones below it as well.
+        for (bound, count) in [("0.001", 3), ("0.5", 4), ("+Inf", 6)] {
+            let found = text.lines().any(|line| {
+                line.starts_with("anchorhold_window_latency_seconds_bucket")
+                    && line.contains(&format!("le=\"{bound}\""))
+                    && line.ends_with(&format!(" {count}"))
+            });
+            assert!(found, "{bound}\n{text}");
+        }
+        assert!(text.contains("# TYPE anchorhold_window_latency_seconds histogram"));
     }
 }

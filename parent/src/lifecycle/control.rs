@@ -113,7 +113,7 @@ pub enum Reply {
     Status {
         /// What is in its state file as well.
         state: Box<State>,
-        /// Flows that are open.
+        /// Flows that are open, in and out.
         flows: u64,
         /// Names of the ingresses on which connections are taken.
         accepting: Vec<String>,

@@ -19,6 +19,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{Instrument as _, info_span};
 
 use super::backend;
 use super::console::{follow, tail};
@@ -123,6 +124,9 @@ pub struct SuperviseOptions {
     pub isolation: Isolation,
     /// Where its relays may lead.
     pub allowlist: Allowlist,
+    /// Bounds of the window that it dials.
+    #[serde(default)]
+    pub limits: Limits,
     /// The host's credentials that it is handed.
     pub credentials: CredentialsSource,
     /// Sealed secrets that it is handed.
@@ -148,6 +152,7 @@ impl SuperviseOptions {
             backend: Backend::default(),
             isolation: Isolation::default(),
             allowlist: Allowlist::nothing(),
+            limits: Limits::default(),
             credentials: CredentialsSource::Nothing,
             secrets: BTreeMap::new(),
             record: None,
@@ -417,7 +422,7 @@ pub(super) fn run<G: Guest>(
         credentials: Credentials::open(&options.credentials)?,
         secrets: SealedSecrets::load(&options.secrets)?,
         recorder,
-        limits: Limits::default(),
+        limits: options.limits,
     };
     let supervisor = Process::own().map_err(system("finding out this process's start time"))?;
     let mut state = registry::claim(
@@ -456,7 +461,8 @@ pub(super) fn run<G: Guest>(
             |port| window::bind(&state.dir, port).map_err(system("listening for the enclave"));
         let listeners = (listen(WINDOW_PORT)?, listen(HEARTBEAT_PORT)?);
         let guest = launch(options, state.cid, &state.dir)?;
-        runtime.block_on(live(
+        let span = info_span!("enclave", name = state.name, cid = state.cid);
+        let life = live(
             options,
             &mut state,
             audience,
@@ -464,7 +470,8 @@ pub(super) fn run<G: Guest>(
             guest,
             listeners,
             config,
-        ))
+        );
+        runtime.block_on(life.instrument(span))
     });
 
     registry::remove_sockets(&state.dir);

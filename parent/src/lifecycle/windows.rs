@@ -111,8 +111,9 @@ impl Windows {
         let mut next = Next::Serve;
         let answer = match asked.request {
             Request::Status => {
-                let doors = self.doors();
-                let accepting = doors
+                let flows = self.flows();
+                let accepting = self
+                    .doors()
                     .current
                     .iter()
                     .filter(|(_, (_, door))| door.is_open())
@@ -121,7 +122,7 @@ impl Windows {
                 Ok((
                     Reply::Status {
                         state: Box::new(state.clone()),
-                        flows: doors.flows(),
+                        flows,
                         accepting,
                     },
                     Vec::new(),
@@ -232,6 +233,9 @@ impl Windows {
     fn limit(&self, egress: Option<Limits>, ingress: BTreeMap<String, Rules>) -> Answer {
         let mut doors = self.doors();
         // All or nothing: looked at before anything is changed.
+        if let Some(limits) = &egress {
+            limits.check().map_err(|error| error.to_string())?;
+        }
         for (name, rules) in &ingress {
             if !doors.current.contains_key(name) {
                 return Err(format!("there is no ingress {name}"));
@@ -290,7 +294,12 @@ impl Windows {
         counters
     }
 
-    /// Waits until no flow and no call is left, but no longer than `limit`; says which it was.
+    /// Flows that are open, in and out.
+    fn flows(&self) -> u64 {
+        self.doors().flows() + self.window.flows()
+    }
+
+    /// Waits until no flow, in or out, and no call is left, but no longer than `limit`; says which it was.
     pub(super) async fn drained(
         &self,
         control_port: Option<&Path>,
@@ -299,7 +308,7 @@ impl Windows {
         let deadline = Instant::now() + limit;
         loop {
             // Asked in this order, since a flow may carry the last call.
-            let flows = self.doors().flows();
+            let flows = self.flows();
             if flows == 0 && calls(control_port).await == Some(0) {
                 return "drained";
             }

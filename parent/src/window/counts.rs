@@ -124,6 +124,11 @@ impl Counters {
         Open(self)
     }
 
+    /// Flows that are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn refuse(&self, reason: Reason) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }

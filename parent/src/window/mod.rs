@@ -42,6 +42,7 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::{Instrument as _, debug_span};
 
 pub use anchorhold_manifest::egress::{
     Allowlist, Host, Network, Pattern, PatternError, Target, TargetError,
@@ -113,6 +114,27 @@ mod milliseconds {
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// Why bounds cannot be kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} = 0: it must be at least 1; leave it out for its default")]
+pub struct LimitsError(pub &'static str);
+
+impl Limits {
+    /// Whether anything gets through with them.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        let times = [
+            ("head_ms", self.head),
+            ("connect_ms", self.connect),
+            ("idle_ms", self.idle),
+        ];
+        let zero = times.into_iter().find(|(_, time)| time.is_zero());
+        if self.connections == 0 {
+            return Err(LimitsError("connections"));
+        }
+        zero.map_or(Ok(()), |(name, _)| Err(LimitsError(name)))
     }
 }
 
@@ -224,6 +246,11 @@ impl Window {
         self.config.recorder.as_ref()
     }
 
+    /// Flows that are open.
+    pub fn flows(&self) -> u64 {
+        self.counters.open()
+    }
+
     /// What has passed so far.
     pub fn counts(&self) -> Counts {
         self.counters.counts()
@@ -250,10 +277,13 @@ impl Window {
             let stream = accept(&listener).await;
             while connections.try_join_next().is_some() {}
             let window = self.clone();
-            connections.spawn(async move {
+            // What runs beside the loop that spawns it is not within its span.
+            let span = debug_span!("window");
+            let served = async move {
                 let _place = Place(&window);
                 window.connection(stream).await;
-            });
+            };
+            connections.spawn(served.instrument(span));
         }
     }
 

@@ -442,6 +442,60 @@ fn a_drain_takes_nothing_new_waits_for_the_last_flow_and_ends_the_enclave() {
 }
 
 #[test]
+fn a_drain_waits_for_what_the_enclave_still_sends_out() {
+    let (_dir, mut options) = options();
+    let remote = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = remote.local_addr().unwrap().to_string();
+    options.allowlist = Allowlist::parse([target.as_str()]).unwrap();
+    let steering = steered(&options.home, move |state, control| {
+        // As the enclave does it.
+        let mut enclave = StdStream::connect(window::socket(&state.dir, WINDOW_PORT)).unwrap();
+        write!(
+            enclave,
+            "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"
+        )
+        .unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            enclave.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(
+            head.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            head.escape_ascii()
+        );
+        let (mut far, _) = remote.accept().unwrap();
+        while status(control).1 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        control
+            .order(&Request::Drain { limit_ms: 600_000 }, &[])
+            .unwrap();
+        // Many looks later it is there still, and nothing of it is lost.
+        for part in 0..20u8 {
+            std::thread::sleep(LOOK * 10);
+            enclave.write_all(&[part; 1000]).unwrap();
+        }
+        assert_eq!(status(control).1, 1);
+        drop(enclave);
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    let ended = run(
+        &options,
+        &mut Hearing(|_: &State| true),
+        Plan::healthy().launch(),
+        |_| Ok(()),
+    )
+    .unwrap();
+    assert_eq!(steering.join().unwrap(), 20_000);
+    assert_eq!(ended.reason, "drained");
+}
+
+#[test]
 fn a_flow_that_outlasts_a_drains_limit_is_cut_and_that_is_said() {
     let (_dir, options) = options();
     let steering = steered(&options.home, |_, control| {

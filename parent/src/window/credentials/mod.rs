@@ -53,8 +53,9 @@ pub enum CredentialsSource {
     /// captured at its start. Where the first two are absent there are no credentials.
     #[default]
     Environment,
-    /// A file with container-credentials JSON (`AccessKeyId`, `SecretAccessKey`, `Token`, `Expiration`), read anew for
-    /// each request, so that whoever refreshes them replaces the file.
+    /// A file with container-credentials JSON (`AccessKeyId`, `SecretAccessKey`, `Token`, `Expiration`), or what
+    /// `aws configure export-credentials` prints (`SessionToken`), read anew for each request, so that whoever refreshes them
+    /// replaces the file.
     File(PathBuf),
     /// A profile of the shared credentials and configuration files (`~/.aws/credentials`, `~/.aws/config`, or those that
     /// `AWS_SHARED_CREDENTIALS_FILE` and `AWS_CONFIG_FILE` name), read anew for each request. Its name; else `AWS_PROFILE`, else
@@ -166,7 +167,12 @@ pub enum CredentialsError {
 struct ContainerCredentials {
     access_key_id: String,
     secret_access_key: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// `SessionToken` in what a `credential_process` and `aws configure export-credentials` print.
+    #[serde(
+        default,
+        alias = "SessionToken",
+        skip_serializing_if = "Option::is_none"
+    )]
     token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiration: Option<String>,

@@ -191,6 +191,13 @@ async fn a_replaced_file_is_seen_and_only_known_fields_leave() {
         described.expires,
         Some("2030-01-01T00:00:00Z".parse().unwrap())
     );
+    // As `aws configure export-credentials` prints them.
+    let exported = r#"{"Version":1,"AccessKeyId":"A3","SecretAccessKey":"b3","SessionToken":"t3","Expiration":"2030-01-01T00:00:00+00:00"}"#;
+    std::fs::write(&path, exported).unwrap();
+    assert_eq!(
+        text(&credentials).await,
+        r#"{"AccessKeyId":"A3","SecretAccessKey":"b3","Token":"t3","Expiration":"2030-01-01T00:00:00+00:00"}"#
+    );
     std::fs::write(&path, r#"{"AccessKeyId":"hush"}"#).unwrap();
     let error = credentials.json().await.err().unwrap();
     assert!(matches!(error, CredentialsError::Malformed { .. }));

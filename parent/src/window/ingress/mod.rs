@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{Instrument as _, debug_span};
 
 pub use head::{Look, look};
 pub use proxy::{Passed, ProxyVersion, Read, read as read_proxy_header, written as proxy_header};
@@ -225,6 +226,11 @@ impl Inside {
         now.saturating_duration_since(self.began)
     }
 
+    /// Of one connection: where it leads, and never whose it is.
+    fn span(&self) -> tracing::Span {
+        debug_span!("ingress", port = self.port)
+    }
+
     /// Accepts for ever.
     async fn accept(self: Arc<Self>, listener: Listener) {
         loop {
@@ -234,14 +240,15 @@ impl Inside {
                         // Latency counts more than packets. A socket that refuses the option still carries.
                         let _ = arrival.stream.set_nodelay(true);
                         let local = arrival.stream.local_addr().ok();
-                        tokio::spawn(Arrival { local, ..arrival }.come_in());
+                        let arrival = Arrival { local, ..arrival };
+                        tokio::spawn(arrival.come_in().instrument(self.span()));
                     }
                 }),
                 Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     // A peer whose user the kernel does not say is nobody's.
                     let user = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
                     if let Some(arrival) = self.admit(stream, Peer::User(user), |_| ()) {
-                        tokio::spawn(arrival.come_in());
+                        tokio::spawn(arrival.come_in().instrument(self.span()));
                     }
                 }),
             };
