@@ -17,7 +17,7 @@ use std::time::Duration;
 use anchorhold_manifest::Api as Granted;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -52,6 +52,9 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Bytes of its body: plaintexts and messages of 8 MiB, in base64 and JSON.
 const MAX_BODY_BYTES: usize = 12 * 1024 * 1024;
 
+/// KiB of bodies at a time, of all connections: the runtime's memory is not the job's to fill.
+const ROOM_KIB: usize = 16 * 1024;
+
 /// What the local API serves from.
 pub struct Api<N, S> {
     /// What the manifest grants.
@@ -69,6 +72,7 @@ pub struct Api<N, S> {
     /// The uid that jobs have.
     pub job_uid: u32,
     at_work: Semaphore,
+    room: Semaphore,
 }
 
 impl<N: Nsm, S: KeyService> Api<N, S> {
@@ -91,6 +95,7 @@ impl<N: Nsm, S: KeyService> Api<N, S> {
             jobs,
             job_uid,
             at_work: Semaphore::new(MAX_AT_WORK),
+            room: Semaphore::new(ROOM_KIB),
         })
     }
 
@@ -154,8 +159,20 @@ impl<N: Nsm, S: KeyService> Api<N, S> {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Answer, ApiError> {
         let (head, body) = request.into_parts();
-        let target = routes::find(&head.method, &head.uri)?;
-        target.check(&self.granted)?;
+        let found = routes::find(&head.method, &head.uri);
+        let target = match found.and_then(|target| target.check(&self.granted).map(|()| target)) {
+            Ok(target) => target,
+            Err(error) => {
+                // Heard to its end, so that a client that is still sending gets to read the answer.
+                let _ = tokio::time::timeout(BODY_TIMEOUT, drain(body)).await;
+                return Err(error);
+            }
+        };
+        let size = body.size_hint().upper().unwrap_or(u64::MAX);
+        let size = size.clamp(1024, MAX_BODY_BYTES as u64);
+        let pages = u32::try_from(size / 1024).unwrap_or(u32::MAX);
+        let room = tokio::time::timeout(TURN_PATIENCE, self.room.acquire_many(pages)).await;
+        let _room = room.map_err(|_| ApiError::Busy)?;
         let body = read(body).await?;
         let waits = target.waits();
         let turn = async {
@@ -168,6 +185,18 @@ impl<N: Nsm, S: KeyService> Api<N, S> {
         };
         let _turn = turn.await?;
         self.carry_out(&target, &body).await
+    }
+}
+
+/// Hears a body without keeping it.
+async fn drain(mut body: Incoming) {
+    let mut left = MAX_BODY_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
+        match left.checked_sub(bytes) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 

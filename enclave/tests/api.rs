@@ -83,6 +83,7 @@ fn as_a_job() {
     let questions = match questions.as_str() {
         "flood" => return flood(&socket),
         "heir" => return heir(&socket),
+        "client" => return client(),
         other => other,
     };
     for (status, body) in ask(&socket, questions) {
@@ -124,6 +125,55 @@ fn flood(socket: &str) {
     }
 }
 
+/// All that the Rust client has.
+fn client() {
+    use anchorhold_job::{Claims, Error, Runtime};
+    fn refused<T>(asked: Result<T, Error>, expected: &str) {
+        match asked {
+            Err(Error::Refused { kind, .. }) => assert_eq!(kind, expected),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("not refused as {expected}"),
+        }
+    }
+    let context = |value: &str| BTreeMap::from([("a".to_owned(), value.to_owned())]);
+    let mut runtime = Runtime::connect().expect("a runtime");
+    assert!(runtime.granted().expect("granted").grant.contains("seal"));
+    let message = runtime.seal(b"x\0\xff", &context("ü")).expect("sealed");
+    let opened = runtime.open(&message, &context("ü")).expect("opened");
+    assert_eq!(opened.plaintext.as_slice(), b"x\0\xff");
+    assert_eq!(opened.context, context("ü"));
+    refused(runtime.open(&message, &context("c")), "request");
+    refused(runtime.open(&message[1..], &context("ü")), "message");
+    let key = runtime.data_key(&context("b")).expect("a data key");
+    let again = runtime
+        .decrypt_data_key(&key.ciphertext, &context("b"))
+        .expect("decrypted");
+    assert!(again == key.plaintext && again.len() == 32);
+    refused(
+        runtime.decrypt_data_key(&key.ciphertext, &context("c")),
+        "keys",
+    );
+    assert_eq!(runtime.random(1000).expect("random").len(), 1000);
+    let secret = runtime
+        .secret("token", 0, Duration::from_secs(1))
+        .expect("a secret");
+    assert_eq!(
+        (secret.value.as_slice(), secret.version),
+        (&b"s3cret"[..], 1)
+    );
+    refused(runtime.secret("other", 0, Duration::ZERO), "not_granted");
+    let claims = Claims {
+        nonce: Some(b"nonce".to_vec()),
+        ..Claims::default()
+    };
+    assert_eq!(runtime.attest(&claims).expect("a document"), b"nonce");
+    assert_eq!(runtime.read_pcr(16).expect("a PCR").len(), 48);
+    assert_eq!(runtime.extend_pcr(17, b"x").expect("extended"), b"x");
+    refused(runtime.extend_pcr(18, b"x"), "not_granted");
+    assert!(runtime.time().expect("the time").unix_ms > 0);
+    println!("{ANSWER}0 done");
+}
+
 /// A child of the job asks on a connection that the job has made.
 fn heir(socket: &str) {
     use std::os::fd::AsFd as _;
@@ -143,7 +193,7 @@ fn heir(socket: &str) {
 }
 
 /// Who starts a job that asks something.
-type LauncherOf = Box<dyn Fn(&str) -> Arc<Launcher> + Send + Sync>;
+type LauncherOf = Box<dyn Fn(&[String], &str) -> Arc<Launcher> + Send + Sync>;
 
 struct Stage {
     folder: tempfile::TempDir,
@@ -177,7 +227,7 @@ impl Stage {
             socket.to_str().expect("text").to_owned(),
             Arc::clone(&reaper),
         );
-        let launcher_of = Box::new(move |questions: &str| {
+        let launcher_of = Box::new(move |command: &[String], questions: &str| {
             let terms = Terms {
                 environment: [
                     (API_SOCKET_VARIABLE.to_owned(), path.clone()),
@@ -185,7 +235,7 @@ impl Stage {
                 ]
                 .into(),
                 api: Some(api_folder.clone()),
-                ..support::isolation_terms(command.clone(), &scratch)
+                ..support::isolation_terms(command.to_vec(), &scratch)
             };
             let confinement = Confinement::prepare(&terms).expect("walls can be put up");
             Arc::new(Launcher::new(
@@ -195,7 +245,7 @@ impl Stage {
                 None,
             ))
         });
-        let job_owner = launcher_of("").confinement().job_owner();
+        let job_owner = launcher_of(&command, "").confinement().job_owner();
         let service = FakeKeyService::new(Mood::Honest);
         let owner = service.owner();
         let keys = Keys::new(
@@ -247,7 +297,13 @@ impl Stage {
 
     /// What a job is answered.
     async fn job(&self, questions: &str) -> Vec<(u16, Value)> {
-        let launcher = (self.launcher_of)(questions);
+        self.program(&self.program.command("as_a_job"), questions)
+            .await
+    }
+
+    /// What a program is answered that runs as the job.
+    async fn program(&self, command: &[String], questions: &str) -> Vec<(u16, Value)> {
+        let launcher = (self.launcher_of)(command, questions);
         launcher.give(Arc::clone(&self.secrets));
         let mut job = launcher.start().await.expect("the job starts");
         let mut output = String::new();
@@ -729,6 +785,46 @@ async fn a_secret_in_the_environment_is_there_and_nowhere_else() {
         "{names:?}"
     );
     assert!(Path::new(stage.program.path()).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_client_asks_all_that_there_is() {
+    let stage = Stage::new(everything(), None);
+    stage.secrets_are(None, "s3cret").await.expect("handed in");
+    assert_eq!(stage.job("client").await, [(0, json!("done"))]);
+}
+
+/// A client in another language, run as the job by an interpreter of the machine.
+async fn checks(interpreter: &str, check: &str) {
+    if !Path::new(interpreter).exists() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nNO {interpreter}: {check} is not tested here\n"
+        );
+        assert_ne!(
+            std::env::var("CI").as_deref(),
+            Ok("true"),
+            "CI has {interpreter}"
+        );
+        return;
+    }
+    let stage = Stage::new(everything(), None);
+    stage.secrets_are(None, "s3cret").await.expect("handed in");
+    let check = format!("{}/clients/{check}", env!("CARGO_MANIFEST_DIR"));
+    let answers = stage
+        .program(&support::words(&[interpreter, &check]), "")
+        .await;
+    assert_eq!(answers, [(0, json!("done"))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_asks_all_that_there_is() {
+    checks("/usr/bin/python3", "python/check.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_client_asks_all_that_there_is() {
+    checks("/usr/bin/node", "node/check.mjs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
