@@ -13,7 +13,7 @@ use crate::stage::{
 /// An image whose job is a shell that runs this once, in an enclave that attests as it should.
 fn shell_image(house: &House, name: &str, script: &str) -> (std::path::PathBuf, String) {
     let manifest = format!(
-        "[job]\ncommand = [\"/job\", \"-c\", {script:?}]\nmode = \"once\"\n[log]\njob_stderr = \"forward\"\n[resources]\nmemory_mib = 64\n"
+        "[job]\ncommand = [\"/job\", \"-c\", {script:?}]\ncontract = \"once\"\n[log]\njob_stderr = \"forward\"\n[resources]\nmemory_mib = 64\n"
     );
     let manifest = house.write(&format!("{name}.toml"), manifest);
     let image = house.path(&format!("{name}.eif"));
