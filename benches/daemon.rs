@@ -112,6 +112,8 @@ fn main() {
     // Memory, proportional: pages that are shared are divided among those who share them.
     std::thread::sleep(Duration::from_secs(3));
     let all = views();
+    // Threads that read files for this answer end when they have had nothing to do for a moment.
+    std::thread::sleep(Duration::from_secs(2));
     let mut supervisor = Vec::new();
     let mut enclave = Vec::new();
     for state in all.values().flat_map(|view| &view.instances) {
@@ -189,10 +191,12 @@ fn main() {
 fn idle(pid: u32) -> (f64, u64) {
     let before = switches(pid);
     std::thread::sleep(IDLE);
-    let after = switches(pid);
-    (field(pid, "status", "VmRSS:") / 1024.0, after - before)
+    // A thread that ended meanwhile takes its number with it.
+    let woken = switches(pid).saturating_sub(before);
+    (field(pid, "status", "VmRSS:") / 1024.0, woken)
 }
 
+/// Of the loop's own thread, and of others while they live.
 fn switches(pid: u32) -> u64 {
     std::fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
