@@ -147,8 +147,32 @@ fn the_enclave_knows_no_host_side() {
             "anchorhold-kms",
             "anchorhold-simulator",
             "anchorhold-attestation",
+            "anchorhold-client",
         ],
     );
+}
+
+#[test]
+fn a_client_knows_the_verifier_and_the_channel_alone() {
+    let linked = linked();
+    for (member, may) in [
+        ("anchorhold-channel", &[][..]),
+        (
+            "anchorhold-client",
+            &["anchorhold-attestation", "anchorhold-channel"],
+        ),
+    ] {
+        for other in linked.keys() {
+            assert!(
+                may.contains(&other.as_str()) || !linked[member].contains(other),
+                "{member} depends on {other}"
+            );
+        }
+    }
+    // What both ends compute is pure.
+    for forbidden in ["tokio", "rustls", "aws-lc-sys"] {
+        assert!(!linked["anchorhold-channel"].contains(forbidden));
+    }
 }
 
 #[test]

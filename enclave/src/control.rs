@@ -267,6 +267,16 @@ impl<P: Parent, N: Nsm, S: KeyService> Control<P, N, S> {
                 "nonce and user_data must be hexadecimal, two digits for each byte",
             );
         };
+        if user_data
+            .as_deref()
+            .is_some_and(anchorhold_channel::is_reserved)
+        {
+            return failure(
+                StatusCode::BAD_REQUEST,
+                "request",
+                "user_data that begins with \"anchorhold:\" is the runtime's alone",
+            );
+        }
         let public_key = if wishes.recipient_key == Some(true) {
             match self.recipient.key().await {
                 Ok(key) => Some(key.public_key_der().to_vec()),

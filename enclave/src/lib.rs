@@ -27,4 +27,5 @@ pub mod stream;
     reason = "fork, exec and bare system calls; nothing else of this crate may use unsafe"
 )]
 pub mod sys;
+pub mod tls;
 pub mod window;

@@ -11,7 +11,7 @@ use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
 use anchorhold_manifest::{
     API_SOCKET, API_SOCKET_VARIABLE, CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET,
     JOB_SOCKET_VARIABLE, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest, ManifestError,
-    SECRETS_DIR,
+    SECRETS_DIR, TLS_PORT,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +31,7 @@ use crate::secrets::{SecretError, Secrets, Wanted};
 use crate::service::{self, Ended, Service};
 use crate::stream::{Listener, Parent as _, Vsock};
 use crate::sys::SpawnError;
+use crate::tls::{self, Door, Identity, IdentityError};
 use crate::window::Window;
 
 /// The only folder that jobs write to.
@@ -83,6 +84,12 @@ pub enum RuntimeError {
         "vsock port {CONTROL_PORT} cannot be listened on: {0}. The kernel needs vsock (CONFIG_VSOCKETS and a transport)"
     )]
     Vsock(#[source] io::Error),
+    /// The port of attested TLS is taken.
+    #[error("vsock port {TLS_PORT} cannot be listened on: {0}")]
+    TlsPort(#[source] io::Error),
+    /// There is no key for attested TLS.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
     /// The folder of secrets cannot be made.
     #[error("{SECRETS_DIR} cannot be made: {0}")]
     SecretsFolder(#[source] io::Error),
@@ -182,6 +189,16 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
         };
         Service::new(&starter.launcher, terms)
     });
+    if let Some(service) = &service {
+        let door = Door::new(
+            Identity::generate()?,
+            Arc::clone(&nsm),
+            Arc::clone(service),
+            tls::Limits::of(manifest.resources.memory_mib),
+        );
+        let listener = Listener::bind(TLS_PORT).map_err(RuntimeError::TlsPort)?;
+        tokio::spawn(door.serve(listener));
+    }
     let control = Arc::new(Control {
         name: manifest.image.name.clone(),
         version: manifest.image.version.clone(),

@@ -113,6 +113,23 @@ async fn health_says_who_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_runtime_says_the_parent_may_not_have_signed() {
+    let enclave = enclave(&["/bin/cat"], &[], nothing(), 1);
+    for (user_data, status) in [
+        (
+            anchorhold_channel::user_data(&[7; 32]),
+            StatusCode::BAD_REQUEST,
+        ),
+        (b"anchorhold:".to_vec(), StatusCode::BAD_REQUEST),
+        (b"anchorhol".to_vec(), StatusCode::OK),
+    ] {
+        let wish = format!("{{\"user_data\":\"{}\"}}", hex::encode(user_data));
+        let response = enclave.send("POST", "/attest", wish).await;
+        assert_eq!(response.status(), status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn documents_hold_what_was_asked_for() {
     let enclave = enclave(&["/bin/cat"], &[], nothing(), 1);
     let document = async |body: &'static str| {

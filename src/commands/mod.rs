@@ -4,6 +4,7 @@ mod attest;
 pub(crate) mod build;
 mod call;
 mod conformance;
+mod connect;
 mod daemon;
 mod describe;
 mod diff;
@@ -77,6 +78,8 @@ pub(crate) enum Command {
     Call(call::Arguments),
     /// Ask an enclave for an attestation document
     Attest(attest::Arguments),
+    /// Open a channel into an enclave, which is checked first
+    Connect(connect::Arguments),
     /// Verify an attestation document
     Verify(Box<verify::Arguments>),
     /// Show what an attestation document says of itself, verified or not
@@ -135,6 +138,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stop(arguments) => stop::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Call(arguments) => block_on(call::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Attest(arguments) => block_on(attest::run(&arguments)).map(|()| ExitCode::SUCCESS),
+        Command::Connect(arguments) => connect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => Ok(verify::run(&arguments)),
         Command::Inspect(arguments) => Ok(inspect::run(&arguments)),
         Command::Conformance(arguments) => Ok(conformance::run(&arguments)),

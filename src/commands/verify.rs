@@ -240,7 +240,8 @@ fn judge(arguments: &Arguments) -> anyhow::Result<Verdict> {
     }
 }
 
-fn anchors(files: &[PathBuf]) -> anyhow::Result<Vec<Anchor>> {
+/// The roots that were named, or AWS's alone.
+pub(super) fn anchors(files: &[PathBuf]) -> anyhow::Result<Vec<Anchor>> {
     if files.is_empty() {
         return Ok(vec![Anchor::aws_nitro()]);
     }
@@ -307,16 +308,7 @@ fn expectations(arguments: &Arguments) -> anyhow::Result<Expectations> {
 
     let mut expectations = Expectations::new();
     if let Some(path) = &arguments.image {
-        let image = anchorhold_images::Image::open(path)
-            .with_context(|| format!("cannot measure {}", path.display()))?;
-        let measurements = image.measurements();
-        for (index, expected) in [
-            (0, Some(measurements.pcr0)),
-            (1, Some(measurements.pcr1)),
-            (2, Some(measurements.pcr2)),
-            (8, measurements.pcr8),
-        ] {
-            let Some(expected) = expected else { continue };
+        for (index, expected) in measurements(path)? {
             anyhow::ensure!(
                 !allowed.contains_key(&index),
                 "--image and --pcr{index} both say what PCR{index} is to be: give one of them"
@@ -359,6 +351,25 @@ fn expectations(arguments: &Arguments) -> anyhow::Result<Expectations> {
         expectations = expectations.public_key(&key.0);
     }
     Ok(expectations.allow_debug(arguments.allow_debug))
+}
+
+/// By index, what the registers of an enclave of this image hold.
+fn measurements(path: &Path) -> anyhow::Result<Vec<(u8, Pcr)>> {
+    let image = anchorhold_images::Image::open(path)
+        .with_context(|| format!("cannot measure {}", path.display()))?;
+    let measured = image.measurements();
+    let mut all = vec![(0, measured.pcr0), (1, measured.pcr1), (2, measured.pcr2)];
+    all.extend(measured.pcr8.map(|pcr8| (8, pcr8)));
+    Ok(all)
+}
+
+/// Expects an enclave of this image besides.
+pub(super) fn of_image(path: &Path, expectations: Expectations) -> anyhow::Result<Expectations> {
+    Ok(measurements(path)?
+        .into_iter()
+        .fold(expectations, |expectations, (index, pcr)| {
+            expectations.pcr(index, [pcr])
+        }))
 }
 
 /// The one certificate of a PEM file, as DER.

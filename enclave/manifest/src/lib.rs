@@ -39,6 +39,8 @@ pub const SECRETS_DIR: &str = "/run/secrets";
 
 /// vsock port on which the enclave answers (HTTP/1.1): health, attestation, calls.
 pub const CONTROL_PORT: u32 = 5000;
+/// vsock port on which the enclave ends attested TLS, for jobs that speak HTTP. Lead the parent's ingresses there.
+pub const TLS_PORT: u32 = 5443;
 /// vsock port on which the parent answers (HTTP/1.1): relays, credentials, wrapped secrets. All of it untrusted.
 pub const WINDOW_PORT: u32 = 8000;
 /// vsock port on which the parent awaits the enclave's sign of life (AWS's convention: 0xB7 there and back).

@@ -1,0 +1,6 @@
+//! Channels through the enclave's own door, with a simulated NSM behind it, and through parents that lie.
+
+mod corpus;
+mod honest;
+mod lies;
+mod stage;
