@@ -14,10 +14,9 @@ pub fn line(text: fmt::Arguments<'_>) {
     let _ = std::io::stderr().write_all(render("anchorhold: ", &text.to_string()).as_bytes());
 }
 
-/// Writes one line of a job's standard error.
-pub(crate) fn job_line(text: &[u8]) {
-    let text = String::from_utf8_lossy(text);
-    let _ = std::io::stderr().write_all(render("job: ", &text).as_bytes());
+/// Writes one line of what a job has written for people.
+pub(crate) fn job_line(text: &str) {
+    let _ = std::io::stderr().write_all(render("job: ", text).as_bytes());
 }
 
 /// Writes one line to the console, formatted as by `format!`.

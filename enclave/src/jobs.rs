@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
@@ -17,23 +18,27 @@ use tokio::sync::oneshot;
 use crate::console;
 use crate::isolation::Confinement;
 use crate::reaper::{Exit, Reaper};
+use crate::redaction::redacted;
 use crate::secrets::Secrets;
 use crate::sys::{self, SpawnError};
 
 /// Room in each pipe, in bytes; the kernel's default is 64 KiB, and its limit for the unprivileged 1 MiB.
 const PIPE_BYTES: i32 = 256 * 1024;
 /// Longest line of a job's standard error that is passed on.
-const MAX_STDERR_LINE: usize = 1024;
-/// Most that one job may write to the console.
+const MAX_STDERR_LINE: usize = 2048;
+/// Most that one job may write to the console at once, and for each second of its life after that.
 const MAX_STDERR_BYTES: usize = 256 * 1024;
+const STDERR_BYTES_A_SECOND: usize = 4 * 1024;
 
 /// What becomes of a job's standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stderr {
     /// Nobody reads it.
     Drop,
-    /// It goes to the console, line by line.
+    /// It goes to the console, line by line, without the personal data that is found in it.
     Forward,
+    /// It goes to the console, line by line, as it is.
+    ForwardAll,
 }
 
 /// Starts jobs.
@@ -87,7 +92,7 @@ impl Launcher {
         let (stdout_read, stdout_write) = pipe_pair()?;
         let (stderr_read, stderr_write) = match self.stderr {
             Stderr::Drop => (None, null()?),
-            Stderr::Forward => {
+            Stderr::Forward | Stderr::ForwardAll => {
                 let (read, write) = pipe_pair()?;
                 (Some(read), write)
             }
@@ -106,7 +111,7 @@ impl Launcher {
         .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
         if let Some(read) = stderr_read {
             let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
-            tokio::spawn(forward(read));
+            tokio::spawn(forward(read, self.stderr));
         }
         Ok(Running {
             guard: Guard {
@@ -129,7 +134,7 @@ impl Launcher {
         let nothing = null()?;
         let (read, write) = match self.stderr {
             Stderr::Drop => (None, null()?),
-            Stderr::Forward => {
+            Stderr::Forward | Stderr::ForwardAll => {
                 let (read, write) = pipe_pair()?;
                 (Some(read), write)
             }
@@ -143,7 +148,7 @@ impl Launcher {
         .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
         if let Some(read) = read {
             let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
-            tokio::spawn(forward(read));
+            tokio::spawn(forward(read, self.stderr));
         }
         Ok(Kept {
             exit,
@@ -167,7 +172,7 @@ impl Launcher {
             .map_err(SpawnError::Pipe)?;
         let (stderr_read, stderr_write) = match self.stderr {
             Stderr::Drop => (None, null()?),
-            Stderr::Forward => {
+            Stderr::Forward | Stderr::ForwardAll => {
                 let (read, write) = pipe_pair()?;
                 (Some(read), write)
             }
@@ -180,7 +185,7 @@ impl Launcher {
         .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
         if let Some(read) = stderr_read {
             let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
-            tokio::spawn(forward(read));
+            tokio::spawn(forward(read, self.stderr));
         }
         Ok(exit)
     }
@@ -254,32 +259,94 @@ fn null() -> Result<OwnedFd, SpawnError> {
 }
 
 /// Passes a job's standard error to the console, bounded in length and amount, to its end.
-async fn forward(mut stderr: pipe::Receiver) {
+async fn forward(mut stderr: pipe::Receiver, how: Stderr) {
     let mut buffer = vec![0; 4096];
-    let mut line = Vec::new();
-    let mut passed = 0;
+    let mut line = Line::default();
+    let mut allowance = Allowance::new();
     while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
         for &byte in &buffer[..count] {
-            if byte != b'\n' {
-                if line.len() < MAX_STDERR_LINE {
-                    line.push(byte);
-                }
-                continue;
+            if byte == b'\n' {
+                line.pass(how, &mut allowance);
+            } else {
+                line.push(byte);
             }
-            if passed < MAX_STDERR_BYTES {
-                console::job_line(&line);
-                passed += line.len() + 1;
-                if passed >= MAX_STDERR_BYTES {
-                    crate::log!(
-                        "the job wrote {passed} bytes to its standard error; the rest is dropped"
-                    );
-                }
-            }
-            line.clear();
         }
     }
-    if !line.is_empty() && passed < MAX_STDERR_BYTES {
-        console::job_line(&line);
+    if !line.bytes.is_empty() {
+        line.pass(how, &mut allowance);
+    }
+}
+
+/// A line that is being written.
+#[derive(Default)]
+struct Line {
+    bytes: Vec<u8>,
+    /// It is longer than what is kept of it.
+    cut: bool,
+}
+
+impl Line {
+    fn push(&mut self, byte: u8) {
+        if self.bytes.len() < MAX_STDERR_LINE {
+            self.bytes.push(byte);
+        } else {
+            self.cut = true;
+        }
+    }
+
+    fn pass(&mut self, how: Stderr, allowance: &mut Allowance) {
+        if allowance.take(self.bytes.len() + 1) {
+            let text = String::from_utf8_lossy(&self.bytes);
+            match how {
+                Stderr::Drop => {}
+                Stderr::Forward => console::job_line(&redacted(&text, self.cut)),
+                Stderr::ForwardAll => console::job_line(&text),
+            }
+        }
+        self.bytes.clear();
+        self.cut = false;
+    }
+}
+
+/// What a job may still write to the console.
+struct Allowance {
+    left: usize,
+    since: Instant,
+    told: bool,
+}
+
+impl Allowance {
+    fn new() -> Allowance {
+        Allowance {
+            left: MAX_STDERR_BYTES,
+            since: Instant::now(),
+            told: false,
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> bool {
+        let seconds = usize::try_from(self.since.elapsed().as_secs()).unwrap_or(usize::MAX);
+        if seconds > 0 {
+            let more = seconds.saturating_mul(STDERR_BYTES_A_SECOND);
+            self.left = self.left.saturating_add(more).min(MAX_STDERR_BYTES);
+            self.since = Instant::now();
+        }
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                self.told = false;
+                true
+            }
+            None => {
+                if !self.told {
+                    crate::log!(
+                        "the job writes more to its standard error than is passed on; some of it is dropped"
+                    );
+                    self.told = true;
+                }
+                false
+            }
+        }
     }
 }
 

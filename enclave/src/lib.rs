@@ -18,6 +18,7 @@ pub mod lines;
 mod modules;
 pub mod nsm;
 pub mod reaper;
+pub mod redaction;
 pub mod runtime;
 pub mod secrets;
 pub mod service;

@@ -11,7 +11,7 @@ use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
 use anchorhold_manifest::{
     API_SOCKET, API_SOCKET_VARIABLE, CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET,
     JOB_SOCKET_VARIABLE, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest, ManifestError,
-    SECRETS_DIR, TLS_PORT,
+    PersonalData, SECRETS_DIR, TLS_PORT,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
@@ -377,9 +377,13 @@ fn launcher(
         std::os::unix::fs::chown(folder, Some(uid), Some(gid))
             .map_err(RuntimeError::SocketFolder)?;
     }
+    let forward = match manifest.log.personal_data {
+        PersonalData::Redact => Stderr::Forward,
+        PersonalData::Keep => Stderr::ForwardAll,
+    };
     let stderr = match manifest.log.job_stderr {
-        JobStderr::Forward => Stderr::Forward,
-        JobStderr::Drop if init::is_debug(nsm)? => Stderr::Forward,
+        JobStderr::Forward => forward,
+        JobStderr::Drop if init::is_debug(nsm)? => forward,
         JobStderr::Drop => Stderr::Drop,
     };
     let scratch = Some(PathBuf::from(SCRATCH_DIR));

@@ -346,6 +346,27 @@ pub struct Resources {
 pub struct Log {
     /// What happens to the text that the job writes to its standard error.
     pub job_stderr: JobStderr,
+    /// What happens to card numbers and other personal data in it.
+    pub personal_data: PersonalData,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log {
+            job_stderr: JobStderr::Drop,
+            personal_data: PersonalData::Redact,
+        }
+    }
+}
+
+/// What happens to personal data in what a job writes for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PersonalData {
+    /// What is found by its pattern is replaced by its kind's name.
+    Redact,
+    /// It is passed on.
+    Keep,
 }
 
 /// What happens to the job's standard error outside debug mode.
@@ -440,20 +461,9 @@ impl Manifest {
             }
             None => Resources::default(),
         };
-        let log = match root.table("log")? {
-            Some(table) => {
-                table.only(&["job_stderr"])?;
-                let choices = [("drop", JobStderr::Drop), ("forward", JobStderr::Forward)];
-                Log {
-                    job_stderr: table
-                        .choice("job_stderr", &choices)?
-                        .unwrap_or(JobStderr::Drop),
-                }
-            }
-            None => Log {
-                job_stderr: JobStderr::Drop,
-            },
-        };
+        let log = root
+            .table("log")?
+            .map_or_else(|| Ok(Log::default()), |table| read_log(&table))?;
         Ok(Manifest {
             image,
             job,
@@ -794,6 +804,24 @@ fn read_api(
         grant,
         secrets,
         extend_pcrs,
+    })
+}
+
+fn read_log(table: &Table<'_>) -> Result<Log, ManifestError> {
+    table.only(&["job_stderr", "personal_data"])?;
+    let defaults = Log::default();
+    let stderr = [("drop", JobStderr::Drop), ("forward", JobStderr::Forward)];
+    let personal = [
+        ("redact", PersonalData::Redact),
+        ("keep", PersonalData::Keep),
+    ];
+    Ok(Log {
+        job_stderr: table
+            .choice("job_stderr", &stderr)?
+            .unwrap_or(defaults.job_stderr),
+        personal_data: table
+            .choice("personal_data", &personal)?
+            .unwrap_or(defaults.personal_data),
     })
 }
 

@@ -38,8 +38,8 @@ impl Job {
     /// Puts a job together. Without keys what needs them is redacted.
     pub fn new(mode: Mode, keys: Option<&Keys>) -> Self {
         let detectors = match &mode {
-            Mode::Redact(config) => Detectors::new(config),
-            Mode::Restore(..) => Detectors::new(&Config::default()),
+            Mode::Redact(config) => Detectors::new(|kind| config.looks_for(kind)),
+            Mode::Restore(..) => Detectors::new(|_| true),
         };
         Self {
             mode,

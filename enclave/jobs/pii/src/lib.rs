@@ -12,12 +12,12 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod detect;
-pub mod fold;
 mod job;
 pub mod key;
 mod record;
 pub mod replace;
 
+pub use anchorhold_detect as detect;
+pub use anchorhold_detect::fold;
 pub use config::{Action, Config, Input, Kind};
 pub use job::{Job, MAX_FOUND, MAX_LINE_BYTES, Mode};

@@ -6,8 +6,8 @@
 
 use std::path::PathBuf;
 
+use anchorhold_job_pii::Kind;
 use anchorhold_job_pii::detect::{Detectors, Field, Found};
-use anchorhold_job_pii::{Config, Kind};
 use serde_json::Value;
 
 /// Kind, label, precision, recall, exact recall, in thousandths.
@@ -57,7 +57,7 @@ fn thousandths(part: usize, whole: usize) -> usize {
 fn precision_and_recall_on_the_labelled_sentences_are_what_is_recorded() {
     let Some(sentences) = labelled() else { return };
     assert_eq!(sentences.len(), 1500);
-    let detectors = Detectors::new(&Config::default());
+    let detectors = Detectors::new(|_| true);
     let mut failures = Vec::new();
     for (kind, label, precision, recall, exact) in RECORDED {
         let mut counts = Counts::default();

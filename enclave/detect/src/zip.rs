@@ -5,7 +5,7 @@ use regex::Regex;
 
 use super::context::{self, Field};
 use super::{Candidate, begins, ends};
-use crate::config::Kind;
+use crate::Kind;
 
 pub(super) const WORDS: &[&str] = &[
     "zip",

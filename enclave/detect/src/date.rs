@@ -5,7 +5,7 @@ use regex::Regex;
 
 use super::context::{self, Field};
 use super::{Candidate, begins, ends};
-use crate::config::Kind;
+use crate::Kind;
 
 const MONTHS: [&str; 12] = [
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",

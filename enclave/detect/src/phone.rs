@@ -3,7 +3,7 @@
 
 use super::context::{self, Field};
 use super::{Candidate, joins};
-use crate::config::Kind;
+use crate::Kind;
 
 pub(super) const WORDS: &[&str] = &[
     "phone",

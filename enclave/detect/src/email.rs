@@ -2,7 +2,7 @@
 //! address literals are not looked for.
 
 use super::{Candidate, web};
-use crate::config::Kind;
+use crate::Kind;
 
 /// Longer local parts (64 bytes are allowed) are found by their end.
 const MAX_LOCAL: usize = 256;

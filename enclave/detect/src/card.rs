@@ -7,7 +7,7 @@
 
 use super::Candidate;
 use super::context::{self, Field};
-use crate::config::Kind;
+use crate::Kind;
 
 /// Fewest digits of a card number that is in use.
 pub(super) const MIN_DIGITS: usize = 12;

@@ -5,7 +5,7 @@
 
 use super::context::{self, Field};
 use super::{Candidate, begins, ends};
-use crate::config::Kind;
+use crate::Kind;
 
 /// Countries' (ISO 3166, and `ac`, `eu`, `su`, `uk`).
 const COUNTRIES: &str = "ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs \

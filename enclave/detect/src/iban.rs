@@ -2,7 +2,7 @@
 //! in any case, with single spaces or dashes between.
 
 use super::{Candidate, begins, ends};
-use crate::config::Kind;
+use crate::Kind;
 
 /// Countries and the lengths of their numbers, from the IBAN registry.
 const LENGTHS: &[(&[u8; 2], u8)] = &[

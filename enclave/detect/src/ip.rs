@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use regex::Regex;
 
 use super::{Candidate, begins, context, ends};
-use crate::config::Kind;
+use crate::Kind;
 
 /// Words before four numbers that are a version.
 const VERSIONS: &[&str] = &["version", "versions", "ver", "release", "firmware", "build"];

@@ -5,7 +5,7 @@ use regex::Regex;
 
 use super::context::{self, Field};
 use super::{Candidate, begins, ends};
-use crate::config::Kind;
+use crate::Kind;
 
 pub(super) const WORDS: &[&str] = &["ssn", "social security", "social", "socialsecurity"];
 const NOT_WORDS: &[&str] = &["phone", "order", "invoice", "account", "zip", "tel", "fax"];
