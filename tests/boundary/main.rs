@@ -23,5 +23,6 @@ mod forged_without_tls;
 mod replayed_document;
 mod sealed_frames;
 mod stripped_recipient;
+mod swapped_channel;
 mod swapped_data_key;
 mod unnamed_anchor;

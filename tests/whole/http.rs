@@ -39,7 +39,7 @@ fn exchange(house: &House, port: u32, request: &str) -> Result<String, String> {
     Ok(text)
 }
 
-fn health(house: &House) -> Value {
+pub(crate) fn health(house: &House) -> Value {
     let request = "GET /health HTTP/1.1\r\nhost: e\r\nconnection: close\r\n\r\n";
     let answer = exchange(house, 5000, request).expect("the control port is open");
     let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");

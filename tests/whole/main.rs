@@ -5,6 +5,7 @@
 mod common;
 
 mod api;
+mod attested_tls;
 mod aws_layout;
 mod backends;
 mod cards;
