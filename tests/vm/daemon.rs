@@ -72,7 +72,8 @@ impl Stage {
 
     fn declare(&self, (image, pcr0): &(PathBuf, String), address: SocketAddr) {
         let text = format!(
-            "image = {image:?}\npcr0 = \"{pcr0}\"\nbackend = \"qemu\"\n[ingress.web]\nlisten = \"{address}\"\nport = 5000\n"
+            "image = \"{}\"\npcr0 = \"{pcr0}\"\nbackend = \"qemu\"\n[ingress.web]\nlisten = \"{address}\"\nport = 5000\n",
+            image.display()
         );
         self.house.write("etc/enclaves.d/cards.toml", text);
     }
