@@ -757,6 +757,8 @@ impl Keeper {
                 if one.stage == Stage::Asked {
                     one.admitted = Some(now);
                     tracing::info!(instance, module_id = attested.module_id, "admitted");
+                    // Its image was read and its document checked; neither is looked at again.
+                    lifecycle::return_freed_memory();
                 }
                 one.stage = Stage::Admitted;
                 one.attested = Some(*attested);

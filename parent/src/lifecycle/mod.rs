@@ -15,6 +15,11 @@ mod ring;
 mod spawn;
 mod state;
 mod supervise;
+#[expect(
+    unsafe_code,
+    reason = "one call of the C library that no safe crate offers"
+)]
+mod sys;
 mod windows;
 
 pub use console::{follow, printable, tail};
@@ -31,3 +36,4 @@ pub(crate) use spawn::spawn_child;
 pub use spawn::{RunError, Serving, SupervisorProgram, spawn};
 pub use state::{MeasuredAs, Process, State, StateError, Status};
 pub use supervise::{Ended, SuperviseError, SuperviseOptions, supervise, supervisor_process};
+pub(crate) use sys::return_freed_memory;

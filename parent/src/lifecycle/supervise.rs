@@ -29,6 +29,7 @@ use super::home::Home;
 use super::registry::{self, RegistryError};
 use super::spawn::Report;
 use super::state::{Process, State, Status};
+use super::sys::return_freed_memory;
 use super::windows::{Next, Windows};
 use crate::client::Client;
 use crate::window::{
@@ -580,6 +581,8 @@ async fn live<G: Guest>(
                                     if let Err(error) = state.write() {
                                         tracing::warn!(%error, "the measurements are not in the state file");
                                     }
+                                    // The image was in it, twice; what is left to do is waiting.
+                                    return_freed_memory();
                                 }
                                 Some(asked) = asked.recv() => {
                                     let next = windows.answer(state, asked);

@@ -86,8 +86,9 @@ impl Entry {
         })
     }
 
-    /// The bytes, if it is a file.
-    pub fn file(&self) -> Option<&[u8]> {
+    /// The bytes, if it is a file. For tests.
+    #[cfg(test)]
+    pub(crate) fn file(&self) -> Option<&[u8]> {
         match &self.content {
             Content::File(bytes) => Some(bytes),
             _ => None,

@@ -469,8 +469,8 @@ impl Supervisor {
         socket::send_descriptor(control.as_fd(), first, None).map_err(StartError::Resources)?;
 
         // While the new process sets itself up.
-        let warden = Warden::start(process.cloned.pidfd.as_fd(), ids, &plan.entries)
-            .map_err(StartError::Resources)?;
+        let warden =
+            Warden::start(process.cloned.pidfd.as_fd(), ids).map_err(StartError::Resources)?;
         let nsm = (order.nsm)();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(StartError::Resources)?;
         let reception = places.reception().map_err(|errno| StartError::Directory {

@@ -12,8 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::namespaces::Ids;
-use super::root::Entry;
-use super::sys::process::{self, Cloned};
+use super::sys::process::{self, Cloned, Unneeded};
 use super::sys::socket::{self, Kind};
 
 /// How many stream sockets wait ready made, so that the enclave does not wait for the warden.
@@ -33,13 +32,8 @@ pub(crate) struct Warden {
 }
 
 impl Warden {
-    /// Starts the warden of the process that `enclave` stands for, whose namespaces must exist already. What `unneeded` holds
-    /// is dropped from the warden's copy of this process's memory.
-    pub(crate) fn start(
-        enclave: BorrowedFd<'_>,
-        ids: Ids,
-        unneeded: &[Entry],
-    ) -> Result<Warden, Errno> {
+    /// Starts the warden of the process that `enclave` stands for, whose namespaces must exist already.
+    pub(crate) fn start(enclave: BorrowedFd<'_>, ids: Ids) -> Result<Warden, Errno> {
         let (line, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::Stream,
@@ -47,10 +41,10 @@ impl Warden {
             SockFlag::SOCK_CLOEXEC,
         )?;
         let (enclave, number) = (enclave.as_raw_fd(), theirs.as_raw_fd());
+        // Its copy of this process's memory would stay for as long as the enclave, the image in it.
+        let unneeded = Unneeded::by_this_thread();
         let process = process::clone_process(0, || {
-            for entry in unneeded {
-                process::forget(entry.file().unwrap_or_default());
-            }
+            unneeded.forget();
             watch(number, enclave, ids)
         })?;
         let mut warden = Warden {
@@ -195,7 +189,7 @@ mod tests {
         // Without namespaces: the "enclave" is this process itself, whose descriptor is only used for the kill at the end,
         // which a living supervisor never causes.
         let own = process::pidfd_of(std::process::id()).unwrap();
-        let mut warden = Warden::start(own.as_fd(), Ids::Single, &[]).unwrap();
+        let mut warden = Warden::start(own.as_fd(), Ids::Single).unwrap();
         let pid = warden.process.pid;
         // It cannot enter namespaces that it is in already, and says so instead of handing out the host's sockets.
         assert_eq!(warden.socket(Kind::Stream).err(), Some(Errno::ENOBUFS));

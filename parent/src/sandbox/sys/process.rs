@@ -56,24 +56,73 @@ pub(crate) fn clone_process(
     })
 }
 
-/// *child* Gives this process's copy of some pages back to the kernel: those that lie wholly in `bytes`. They read as zeros from
-/// then on, so that this is only for a cloned process that never looks at them again.
-pub(crate) fn forget(bytes: &[u8]) {
-    const PAGE: usize = 65_536;
-    let start = bytes.as_ptr().addr().next_multiple_of(PAGE);
-    let end = (bytes.as_ptr().addr() + bytes.len()) / PAGE * PAGE;
-    if start >= end {
-        return;
+/// Memory of this process that a cloned process can do without, where it never allocates and looks only at its own stack and
+/// at constants: all anonymous memory but that of this thread.
+pub(crate) struct Unneeded {
+    ranges: [(usize, usize); 128],
+    count: usize,
+}
+
+impl Unneeded {
+    /// What there is now, seen from the thread that will clone. Where the system does not say, nothing is unneeded.
+    pub(crate) fn by_this_thread() -> Unneeded {
+        let here = 0u8;
+        // SAFETY: the function has no preconditions; its result is this thread's own.
+        let storage = unsafe { libc::__errno_location() };
+        let kept = [std::ptr::from_ref(&here).addr(), storage.addr()];
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let mut unneeded = Unneeded {
+            ranges: [(0, 0); 128],
+            count: 0,
+        };
+        // The text of the maps is in such memory itself, hence an array.
+        for range in anonymous(&maps, &kept) {
+            let Some(place) = unneeded.ranges.get_mut(unneeded.count) else {
+                break;
+            };
+            *place = range;
+            unneeded.count += 1;
+        }
+        unneeded
     }
-    // SAFETY: the range lies inside `bytes` (page-aligned for every page size up to 64 KiB), which is private memory of this
-    // cloned process; nobody in it reads it again, and the process it was cloned from has its own copy.
-    unsafe {
-        libc::madvise(
-            bytes.as_ptr().with_addr(start).cast_mut().cast(),
-            end - start,
-            libc::MADV_DONTNEED,
-        );
+
+    /// *child* Gives this process's copy of it back to the kernel. It reads as zeros from then on.
+    pub(crate) fn forget(&self) {
+        for (start, end) in &self.ranges[..self.count] {
+            // SAFETY: private memory of this cloned process, in which nothing runs but the child's function: by its rule it
+            // neither allocates nor looks at what was allocated. Its stack, its thread's storage and all that programs and
+            // libraries brought with them are not among the ranges. What is no longer mapped is refused by the kernel.
+            unsafe {
+                libc::madvise(
+                    std::ptr::with_exposed_provenance_mut::<libc::c_void>(*start),
+                    end - start,
+                    libc::MADV_DONTNEED,
+                );
+            }
+        }
     }
+}
+
+/// The ranges of private, writable, anonymous memory in a `/proc/PID/maps` that hold none of these addresses. What follows a
+/// file's mapping without a gap may be that program's or library's zeroed data, and is left out.
+fn anonymous<'a>(maps: &'a str, kept: &'a [usize]) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let mut file_end = None;
+    maps.lines().filter_map(move |line| {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        let rights = words.next()?;
+        let inode = words.nth(2)?;
+        let name = words.next().unwrap_or_default();
+        if inode != "0" || file_end == Some(start) {
+            file_end = Some(end);
+            return None;
+        }
+        let plain = name.is_empty() || name == "[heap]" || name.starts_with("[anon:");
+        (rights == "rw-p" && plain && !kept.iter().any(|address| (start..end).contains(address)))
+            .then_some((start, end))
+    })
 }
 
 /// *child* Ends the process without running any handler.
@@ -498,4 +547,58 @@ pub(crate) fn landlock_abi() -> u32 {
         )
     };
     u32::try_from(abi).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn only_anonymous_memory_of_others_is_unneeded() {
+        let maps = "\
+1000-2000 r--p 00000000 08:01 7 /bin/x
+2000-3000 rw-p 00001000 08:01 7 /bin/x
+3000-4000 rw-p 00000000 00:00 0
+4000-5000 rw-p 00000000 00:00 0 [heap]
+6000-7000 rw-p 00000000 00:00 0 [heap]
+7000-8000 rw-s 00000000 00:01 9 /dev/zero (deleted)
+9000-a000 ---p 00000000 00:00 0
+a000-b000 rw-p 00000000 00:00 0
+c000-d000 rw-p 00000000 00:00 0 [anon: glibc: malloc arena]
+d000-e000 rw-s 00000000 00:00 0
+f000-10000 rw-p 00000000 00:00 0 [stack]
+nonsense
+";
+        assert_eq!(
+            anonymous(maps, &[0xa123]).collect::<Vec<_>>(),
+            [(0x6000, 0x7000), (0xc000, 0xd000)]
+        );
+    }
+
+    #[test]
+    fn a_child_that_has_forgotten_runs_on_and_its_parent_keeps_all() {
+        let kept = vec![7u8; 1 << 20];
+        let unneeded = Unneeded::by_this_thread();
+        assert!(unneeded.count > 0);
+        let address = kept.as_ptr().expose_provenance();
+        assert!(
+            unneeded.ranges[..unneeded.count]
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(&(address + (1 << 19))))
+        );
+        let child = clone_process(0, || {
+            let own = [3u8; 64];
+            unneeded.forget();
+            // Its stack is whole, its calls work, and the rest is gone.
+            let whole = std::hint::black_box(&own).iter().all(|byte| *byte == 3);
+            let worked = nix::sys::prctl::set_name(c"forgetful").is_ok();
+            let gone = std::hint::black_box(&kept)[1 << 19] == 0;
+            i32::from(whole) | (i32::from(worked) << 1) | (i32::from(gone) << 2)
+        })
+        .expect("a child");
+        assert!(matches!(reap(child.pidfd.as_fd()), Exit::Code(7)));
+        assert!(kept.iter().all(|byte| *byte == 7));
+    }
 }
