@@ -4,7 +4,7 @@ use crate::{World, pairs, refused, secret};
 use anchorhold_kms::Identity;
 use anchorhold_kms::policy::{IdentityPolicy, Kind, Policy, Principal};
 use anchorhold_kms_wire::shapes::{
-    Blob, CreateAliasRequest, DecryptRequest, DescribeKeyRequest, EncryptRequest,
+    Blob, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DescribeKeyRequest, EncryptRequest,
     PutKeyPolicyRequest,
 };
 use zeroize::Zeroizing;
@@ -65,6 +65,56 @@ async fn a_policy_that_locks_the_caller_out_is_refused_unless_told_otherwise() {
     )
     .await;
     assert!(world.host().call(&encrypt(&key, &[])).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_word_to_pass_over_the_lock_out_check_is_a_condition_key_only_where_the_request_has_it()
+{
+    let world = World::new().await;
+    // Whoever says it, whatever they say, is refused; who is silent is not.
+    let said = r#""Null":{"kms:BypassPolicyLockoutSafetyCheck":"false"}"#;
+    let deny = format!(
+        r#"{{"Sid":"No","Effect":"Deny","Principal":"*","Action":"kms:PutKeyPolicy","Resource":"*","Condition":{{{said}}}}}"#
+    );
+    let text = policy(&[allow("owner", r#""kms:*""#, ""), deny]);
+    let key = world.key(Some(text.clone())).await;
+    let request = |bypass| PutKeyPolicyRequest {
+        bypass_policy_lockout_safety_check: bypass,
+        ..put(&key, &text, false)
+    };
+    world.owner().call(&request(None)).await.unwrap();
+    for bypass in [true, false] {
+        refused(
+            &world.owner(),
+            &request(Some(bypass)),
+            "AccessDeniedException",
+        )
+        .await;
+    }
+    // A statement for those who say no does not reach those who say nothing.
+    let says_no = r#""Bool":{"kms:BypassPolicyLockoutSafetyCheck":"false"}"#;
+    let text = policy(&[
+        allow("owner", r#"["kms:DescribeKey","kms:ListKeys"]"#, ""),
+        allow("owner", r#""kms:PutKeyPolicy""#, says_no)
+            .replace(r#""Sid":"owner""#, r#""Sid":"aloud""#),
+    ]);
+    let created = CreateKeyRequest {
+        policy: Some(text.clone()),
+        bypass_policy_lockout_safety_check: Some(true),
+        ..CreateKeyRequest::default()
+    };
+    let key = crate::made(&world.owner(), created).await;
+    refused(
+        &world.owner(),
+        &put(&key, &text, false),
+        "AccessDeniedException",
+    )
+    .await;
+    let aloud = PutKeyPolicyRequest {
+        bypass_policy_lockout_safety_check: Some(false),
+        ..put(&key, &text, false)
+    };
+    world.owner().call(&aloud).await.unwrap();
 }
 
 #[tokio::test]

@@ -86,9 +86,8 @@ impl Entry {
         })
     }
 
-    /// The bytes, if it is a file. For tests.
-    #[cfg(test)]
-    pub(crate) fn file(&self) -> Option<&[u8]> {
+    /// The bytes, if it is a file.
+    pub fn file(&self) -> Option<&[u8]> {
         match &self.content {
             Content::File(bytes) => Some(bytes),
             _ => None,
