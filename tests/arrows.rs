@@ -148,6 +148,7 @@ fn the_enclave_knows_no_host_side() {
             "anchorhold-simulator",
             "anchorhold-attestation",
             "anchorhold-client",
+            "anchorhold-verifier",
         ],
     );
 }
@@ -160,6 +161,19 @@ fn a_client_knows_the_verifier_and_the_channel_alone() {
         (
             "anchorhold-client",
             &["anchorhold-attestation", "anchorhold-channel"],
+        ),
+        (
+            "anchorhold-verifier",
+            &["anchorhold-attestation", "anchorhold-channel"],
+        ),
+        (
+            "anchorhold-python",
+            &[
+                "anchorhold-attestation",
+                "anchorhold-channel",
+                "anchorhold-client",
+                "anchorhold-verifier",
+            ],
         ),
     ] {
         for other in linked.keys() {

@@ -11,6 +11,7 @@ mod common;
 
 mod access;
 mod api;
+mod attested;
 mod hostile;
 mod kept_running;
 mod kills;

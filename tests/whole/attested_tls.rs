@@ -1,8 +1,10 @@
 //! Attested TLS, whole: `anchorhold connect` and the Rust library lead into a real enclave's job, and into nothing else.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{Output, Stdio};
+use std::task::{Context, Poll};
 
 use anchorhold_client::{Anchor, Connector, Expectations, Protocol};
 use anchorhold_images::Image;
@@ -11,6 +13,7 @@ use anchorhold_parent::sandbox;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
+use hyper::body::{Body, Frame};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::net::{TcpListener, UnixStream};
@@ -82,34 +85,123 @@ fn connect_leads_to_the_job_of_the_expected_image_and_says_nothing_to_any_other(
     assert_eq!(health["http"]["requests"], 1, "{health}");
 }
 
+/// A client that wants this image, under the house's root.
+fn connector(house: &House, image: &Path) -> Connector {
+    let root = std::fs::read_to_string(house.path("development-root/root.pem")).expect("a root");
+    let measured = *Image::open(image).expect("an image").measurements();
+    Connector::new(
+        [Anchor::from_pem(&root).expect("an anchor")],
+        Expectations::new()
+            .pcr(0, [measured.pcr0])
+            .pcr(2, [measured.pcr2]),
+    )
+}
+
+/// What an ingress does: a port of the host's leads to the enclave's.
+async fn ingress(folder: PathBuf) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let inside = sandbox::connect(&folder, TLS_PORT).expect("the enclave's port");
+            inside.set_nonblocking(true).expect("non-blocking");
+            let mut inside = UnixStream::from_std(inside).expect("a socket");
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut inside).await;
+            });
+        }
+    });
+    address
+}
+
+/// A body whose pieces come when the test sends them.
+struct Pieces(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0
+            .poll_recv(context)
+            .map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+#[test]
+fn bodies_stream_both_ways_at_once_and_who_goes_away_takes_the_request_along() {
+    let house = House::new();
+    let (image, enclave) = enclave(&house);
+    let folder = house.path("enclaves").join(enclave.name);
+    let connector = connector(&house, &image);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let address = ingress(folder).await;
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let client = Client::builder(TokioExecutor::new())
+                .build::<_, Pieces>(connector.clone().protocol(protocol).over_tcp());
+            let ask = |path: &str| {
+                let (pieces, body) = tokio::sync::mpsc::channel(1);
+                let request = Request::post(format!("https://{address}{path}"))
+                    .body(Pieces(body))
+                    .expect("a request");
+                (pieces, client.request(request))
+            };
+            // Each piece comes back before the next one is sent: nobody on the way waits for all of it.
+            let (pieces, answer) = ask("/talk");
+            pieces.send("first".into()).await.expect("it is taken");
+            let mut answer = answer.await.expect("an answer").into_body();
+            for (sent, next) in [
+                ("first", Some("second")),
+                ("second", Some("third")),
+                ("third", None),
+            ] {
+                let mut said = Vec::new();
+                while said.len() < sent.len() {
+                    let frame = answer.frame().await.expect("more").expect("a frame");
+                    said.extend_from_slice(frame.data_ref().expect("data"));
+                }
+                assert_eq!(said, sent.as_bytes());
+                if let Some(next) = next {
+                    pieces.send(next.into()).await.expect("it is taken");
+                }
+            }
+            drop(pieces);
+            while let Some(frame) = answer.frame().await {
+                let frame = frame.expect("a whole answer");
+                assert!(frame.data_ref().is_none_or(Bytes::is_empty));
+            }
+
+            let count = async || {
+                let (_, answer) = ask("/dripping");
+                let body = answer.await.expect("an answer").into_body();
+                body.collect().await.expect("a body").to_bytes()
+            };
+            let (_, endless) = ask("/drip");
+            let mut endless = endless.await.expect("an answer").into_body();
+            endless.frame().await.expect("more").expect("a frame");
+            assert_eq!(count().await, "1");
+            drop(endless);
+            while count().await != "0" {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+    });
+    drop(runtime);
+}
+
 #[test]
 fn requests_go_through_the_library_in_both_protocols_and_large_bodies_come_back() {
     let house = House::new();
     let (image, enclave) = enclave(&house);
     let folder = house.path("enclaves").join(enclave.name);
-    let root = std::fs::read_to_string(house.path("development-root/root.pem")).expect("a root");
-    let measured = *Image::open(&image).expect("an image").measurements();
-    let connector = Connector::new(
-        [Anchor::from_pem(&root).expect("an anchor")],
-        Expectations::new()
-            .pcr(0, [measured.pcr0])
-            .pcr(2, [measured.pcr2]),
-    );
+    let connector = connector(&house, &image);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        // What an ingress does: a port of the host's leads to the enclave's.
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
-        let address = listener.local_addr().expect("an address");
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let inside = sandbox::connect(&folder, TLS_PORT).expect("the enclave's port");
-                inside.set_nonblocking(true).expect("non-blocking");
-                let mut inside = UnixStream::from_std(inside).expect("a socket");
-                tokio::spawn(async move {
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut inside).await;
-                });
-            }
-        });
+        let address = ingress(folder).await;
         let body = Bytes::from(vec![7; 8 << 20]);
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let client = Client::builder(TokioExecutor::new())

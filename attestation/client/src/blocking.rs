@@ -4,9 +4,9 @@ use std::fmt;
 use std::io::{self, Read, Write};
 
 use anchorhold_attestation::Admitted;
+use anchorhold_channel::Answer;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::answer::Answer;
 use crate::connector::{Claim, Connector, server_name};
 use crate::error::{ConnectError, of_handshake};
 
@@ -36,11 +36,11 @@ impl Connector {
                 .complete_io(&mut stream.sock)
                 .map_err(of_handshake)?;
             if (read, written) == (0, 0) {
-                return Err(ConnectError::NotAnswered("it hung up"));
+                return Err(ConnectError::HungUp);
             }
         }
         let claim = Claim::new(&stream.conn)?;
-        stream.write_all(&claim.question(&host))?;
+        stream.write_all(&claim.question(&host)?)?;
         stream.flush()?;
         let mut answer = Answer::default();
         let mut buffer = [0; 4096];
@@ -48,7 +48,7 @@ impl Connector {
             let most = answer.wanted().min(buffer.len());
             let count = stream.read(&mut buffer[..most])?;
             if count == 0 {
-                return Err(ConnectError::NotAnswered("it hung up"));
+                return Err(ConnectError::HungUp);
             }
             if answer.take(&buffer[..count])? {
                 break;

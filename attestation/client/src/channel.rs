@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use anchorhold_attestation::Admitted;
+use anchorhold_channel::Answer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::answer::Answer;
 use crate::connector::{Claim, Connector, server_name};
 use crate::error::{ConnectError, of_handshake};
 
@@ -45,7 +45,7 @@ impl Connector {
             .await
             .map_err(of_handshake)?;
         let claim = Claim::new(stream.get_ref().1)?;
-        stream.write_all(&claim.question(&host)).await?;
+        stream.write_all(&claim.question(&host)?).await?;
         stream.flush().await?;
         let mut answer = Answer::default();
         let mut buffer = [0; 4096];
@@ -53,7 +53,7 @@ impl Connector {
             let most = answer.wanted().min(buffer.len());
             let count = stream.read(&mut buffer[..most]).await?;
             if count == 0 {
-                return Err(ConnectError::NotAnswered("it hung up"));
+                return Err(ConnectError::HungUp);
             }
             if answer.take(&buffer[..count])? {
                 break;

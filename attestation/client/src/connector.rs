@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anchorhold_attestation::{Admitted, Anchor, Expectations, Time, Unverified, Verifier};
-use anchorhold_channel::{EXPORTER_BYTES, Nonce, user_data};
+use anchorhold_channel::{EXPORTER_BYTES, Nonce, question, user_data};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
@@ -148,17 +148,14 @@ impl Claim {
     }
 
     /// The question, as HTTP/1.1.
-    pub(crate) fn question(&self, host: &ServerName<'_>) -> Vec<u8> {
+    pub(crate) fn question(&self, host: &ServerName<'_>) -> Result<Vec<u8>, ConnectError> {
         let host = host.to_str();
-        let (open, close) = if host.contains(':') {
-            ("[", "]")
-        } else {
-            ("", "")
-        };
-        format!(
-            "GET {} HTTP/1.1\r\nhost: {open}{host}{close}\r\naccept: application/cbor\r\n\r\n",
-            self.nonce.path_and_query()
-        )
-        .into_bytes()
+        question(&self.nonce, &host).ok_or_else(|| ConnectError::Host(host.into_owned()))
     }
 }
+
+/// No longer document is read than is judged.
+const _: () = assert!(
+    anchorhold_channel::MAX_DOCUMENT_BYTES == anchorhold_attestation::MAX_DOCUMENT_BYTES,
+    "the channel and the verifier take documents of the same length"
+);

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use anchorhold_attestation::{ParseError, Refusal, VerifyError};
+use anchorhold_attestation::{Difference, ParseError, Refusal, VerifyError};
+use anchorhold_channel::AnswerError;
 
 /// Why there is no channel. Whoever answered has learnt the nonce and nothing else.
 #[derive(Debug, thiserror::Error)]
@@ -26,15 +27,12 @@ pub enum ConnectError {
     /// No randomness for a nonce.
     #[error("no randomness for a nonce")]
     Random,
-    /// What speaks there is no enclave of ours: it did not answer the question for a document.
-    #[error("whoever answers there did not give an attestation document: {0}")]
-    NotAnswered(&'static str),
-    /// It gave an error instead of a document.
-    #[error("whoever answers there gave status {status} instead of an attestation document{}", hint(*status))]
-    Status {
-        /// HTTP status.
-        status: u16,
-    },
+    /// It broke off without an answer.
+    #[error("whoever answers there hung up before it had given an attestation document")]
+    HungUp,
+    /// What speaks there is no enclave of ours, or gave an error instead of a document.
+    #[error(transparent)]
+    NotAnswered(#[from] AnswerError),
     /// The document's form is wrong.
     #[error("refused: what was given as a document is none: {0}")]
     Form(#[from] ParseError),
@@ -46,14 +44,6 @@ pub enum ConnectError {
     Refused(#[from] Box<Refusal>),
 }
 
-fn hint(status: u16) -> &'static str {
-    match status {
-        503 => ": too many ask at present; try again",
-        404 => ": it may be a server of another kind",
-        _ => "",
-    }
-}
-
 impl ConnectError {
     /// Whether somebody answered as an enclave does and was not the one that was wanted: an attack, or the wrong image.
     pub fn is_refusal(&self) -> bool {
@@ -61,6 +51,37 @@ impl ConnectError {
             self,
             ConnectError::Form(_) | ConnectError::Untrue(_) | ConnectError::Refused(_)
         )
+    }
+}
+
+impl ConnectError {
+    /// Where it failed, in a word: `host`, `io`, `tls`, `time`, `random`, `answer`, `form`, `truth` or `expectations`.
+    pub fn step(&self) -> &'static str {
+        match self {
+            ConnectError::Host(_) => "host",
+            ConnectError::Io(_) | ConnectError::HungUp => "io",
+            ConnectError::Tls(_) => "tls",
+            ConnectError::TimedOut => "time",
+            ConnectError::Random => "random",
+            ConnectError::NotAnswered(_) => "answer",
+            ConnectError::Form(_) => "form",
+            ConnectError::Untrue(_) => "truth",
+            ConnectError::Refused(_) => "expectations",
+        }
+    }
+
+    /// Stable names of what is wrong: the verifier's for a document, else one that says no more than the step.
+    pub fn names(&self) -> Vec<&'static str> {
+        match self {
+            ConnectError::Form(error) => vec![error.name()],
+            ConnectError::Untrue(error) => vec![error.name()],
+            ConnectError::Refused(refusal) => {
+                refusal.differences.iter().map(Difference::name).collect()
+            }
+            ConnectError::NotAnswered(AnswerError::Status { .. }) => vec!["status"],
+            ConnectError::HungUp => vec!["hung-up"],
+            other => vec![other.step()],
+        }
     }
 }
 

@@ -15,8 +15,8 @@
 //! What is sent where and what ties it together is described in the crate `anchorhold-channel`.
 #![forbid(unsafe_code)]
 
-mod answer;
 mod blocking;
+mod carried;
 #[cfg(feature = "tokio")]
 mod channel;
 mod connector;
@@ -27,6 +27,7 @@ mod tls;
 
 pub use anchorhold_attestation::{Admitted, Anchor, Expectations, Pcr};
 pub use blocking::BlockingChannel;
+pub use carried::{Approach, Carried, Step};
 #[cfg(feature = "tokio")]
 pub use channel::Channel;
 pub use connector::{Connector, Protocol};

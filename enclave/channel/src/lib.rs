@@ -15,6 +15,12 @@
 //! This crate is pure: no I/O, no clock, no randomness. It must never be the judge of a document: the verifier is.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod question;
+
+pub use answer::{Answer, AnswerError, MAX_DOCUMENT_BYTES};
+pub use question::{Beginning, MAX_QUESTION_BYTES, beginning, question};
+
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};

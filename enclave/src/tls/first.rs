@@ -5,14 +5,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use anchorhold_channel::{Nonce, NonceError, PATH};
+use anchorhold_channel::{Beginning, Nonce, NonceError, beginning};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-
-/// Longest head of a question.
-const MAX_HEAD_BYTES: usize = 4096;
-/// Lines in it.
-const MAX_HEADERS: usize = 16;
 
 /// What a channel begins with.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,17 +15,6 @@ pub(crate) enum First {
     /// A question for a document.
     Question(Result<Nonce, NonceError>),
     /// Something else. Nothing of it was taken away.
-    Other,
-}
-
-/// What the bytes so far are.
-#[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    More,
-    Question {
-        query: Option<String>,
-        length: usize,
-    },
     Other,
 }
 
@@ -47,19 +31,18 @@ pub(crate) struct Rewound<S> {
 pub(crate) async fn first<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(First, Rewound<S>)> {
     let mut bytes = BytesMut::with_capacity(512);
     loop {
-        match look(&bytes) {
-            Seen::More => {
+        match beginning(&bytes) {
+            Beginning::More => {
                 if stream.read_buf(&mut bytes).await? == 0 {
                     // What is there is for HTTP to make sense of.
                     break;
                 }
             }
-            Seen::Question { query, length } => {
+            Beginning::Question { nonce, length } => {
                 bytes.advance(length);
-                let question = First::Question(Nonce::from_query(query.as_deref()));
-                return Ok((question, rewound(bytes, stream)));
+                return Ok((First::Question(nonce), rewound(bytes, stream)));
             }
-            Seen::Other => break,
+            Beginning::Other => break,
         }
     }
     Ok((First::Other, rewound(bytes, stream)))
@@ -69,38 +52,6 @@ fn rewound<S>(before: BytesMut, stream: S) -> Rewound<S> {
     Rewound {
         before: before.freeze(),
         stream,
-    }
-}
-
-/// A question has exactly this method, path and version, and no body.
-fn look(bytes: &[u8]) -> Seen {
-    const BEGINNING: &[u8] = b"GET /.well-known/attestation";
-    let common = bytes.len().min(BEGINNING.len());
-    if bytes[..common] != BEGINNING[..common] {
-        return Seen::Other;
-    }
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD_BYTES => {
-            let (path, query) = match request.path.map(|path| path.split_once('?')) {
-                Some(Some((path, query))) => (path, Some(query.to_owned())),
-                _ => (request.path.unwrap_or_default(), None),
-            };
-            let plain = request.headers.iter().all(|header| {
-                !["content-length", "transfer-encoding", "expect", "upgrade"]
-                    .iter()
-                    .any(|name| header.name.eq_ignore_ascii_case(name))
-            });
-            if request.method == Some("GET") && request.version == Some(1) && path == PATH && plain
-            {
-                Seen::Question { query, length }
-            } else {
-                Seen::Other
-            }
-        }
-        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD_BYTES => Seen::More,
-        _ => Seen::Other,
     }
 }
 

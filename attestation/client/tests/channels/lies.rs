@@ -262,7 +262,7 @@ async fn an_answer_that_is_cut_anywhere_makes_no_channel() {
             })
             .await;
         assert!(
-            matches!(outcome, Err(ConnectError::NotAnswered(_))),
+            matches!(outcome, Err(ConnectError::HungUp)),
             "{end}: {outcome:?}"
         );
     }

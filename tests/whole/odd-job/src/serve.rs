@@ -12,6 +12,8 @@ use std::time::Duration;
 
 static UNREADY: AtomicBool = AtomicBool::new(false);
 static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+/// Answers without end that somebody still takes.
+static DRIPPING: AtomicUsize = AtomicUsize::new(0);
 
 /// Serves as `start` says, and never returns: `""`, `exit N` at once, `deaf` (never listens), `unready` (`/ready` is
 /// answered with 503), `elsewhere PATH` (a link to another socket is put in the place of its own), `ask METHOD PATH[;…]`
@@ -93,6 +95,35 @@ fn connection(stream: &UnixStream) -> io::Result<()> {
             body(&mut reader, &head)?;
             continue;
         }
+        match what {
+            // Bodies that are never in memory as a whole.
+            "talk" => {
+                writer.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+                pieces(&mut reader, &head, |piece| {
+                    writer.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+                    writer.write_all(&[piece, b"\r\n"].concat())
+                })?;
+                writer.write_all(b"0\r\n\r\n")?;
+                continue;
+            }
+            "count" => {
+                let mut count = 0;
+                pieces(&mut reader, &head, |piece| {
+                    count += piece.len();
+                    Ok(())
+                })?;
+                answer(&mut writer, 200, count.to_string().as_bytes())?;
+                continue;
+            }
+            "flood" => {
+                let length = number.unwrap_or(0);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                writer.write_all(head.as_bytes())?;
+                io::copy(&mut io::repeat(b'x').take(length as u64), &mut writer)?;
+                continue;
+            }
+            _ => {}
+        }
         let body = body(&mut reader, &head)?;
         match what {
             "exit" => exit(number.and_then(|code| i32::try_from(code).ok()).unwrap_or(1)),
@@ -111,11 +142,14 @@ fn connection(stream: &UnixStream) -> io::Result<()> {
                 return Ok(());
             }
             "drip" => {
-                writer.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
-                loop {
-                    writer.write_all(b"5\r\ndrip\n\r\n")?;
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                DRIPPING.fetch_add(1, Ordering::Relaxed);
+                let broken = drip(&mut writer);
+                DRIPPING.fetch_sub(1, Ordering::Relaxed);
+                return broken;
+            }
+            "dripping" => {
+                let count = DRIPPING.load(Ordering::Relaxed).to_string();
+                answer(&mut writer, 200, count.as_bytes())?;
             }
             "bytes" => answer(&mut writer, 200, &vec![b'x'; number.unwrap_or(0)])?,
             "sleep" => {
@@ -139,6 +173,15 @@ fn connection(stream: &UnixStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Never ends by itself.
+fn drip(writer: &mut UnixStream) -> io::Result<()> {
+    writer.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    loop {
+        writer.write_all(b"5\r\ndrip\n\r\n")?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn answer(writer: &mut UnixStream, status: u16, body: &[u8]) -> io::Result<()> {
@@ -172,6 +215,41 @@ fn head(reader: &mut BufReader<UnixStream>) -> io::Result<Option<Head>> {
             _ => {}
         }
         let _ = write!(head.text, "{line}");
+    }
+}
+
+/// Hands on a body as it comes.
+fn pieces(
+    reader: &mut BufReader<UnixStream>,
+    head: &Head,
+    mut hand_on: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut some = |reader: &mut BufReader<UnixStream>, mut left: usize| -> io::Result<()> {
+        while left > 0 {
+            let piece = reader.fill_buf()?;
+            let count = piece.len().min(left);
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hand_on(&piece[..count])?;
+            reader.consume(count);
+            left -= count;
+        }
+        Ok(())
+    };
+    some(reader, head.length.unwrap_or(0))?;
+    if !head.chunked {
+        return Ok(());
+    }
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        some(reader, size)?;
+        reader.read_line(&mut line)?;
+        if size == 0 {
+            return Ok(());
+        }
     }
 }
 

@@ -1,75 +1,121 @@
 //! The answer to the question for a document: one HTTP/1.1 response, read to its end and not a byte further. A stranger's
-//! bytes; of all that HTTP allows, only what an enclave says is understood.
+//! bytes; of all that HTTP allows, only what an enclave says is understood. What it holds is nothing but bytes until the
+//! verifier has judged them.
 
-use anchorhold_attestation::MAX_DOCUMENT_BYTES;
-
-use crate::error::ConnectError;
+/// The longest document that is taken: as long as the verifier takes one.
+pub const MAX_DOCUMENT_BYTES: usize = 12 * 1024;
 
 /// Longest head.
 const MAX_HEAD_BYTES: usize = 4096;
 /// Lines in it.
 const MAX_HEADERS: usize = 32;
 
+/// Why an answer holds no document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// What speaks there is no enclave of ours.
+    #[error("whoever answers there did not give an attestation document: {0}")]
+    Form(&'static str),
+    /// It gave an error instead of a document.
+    #[error("whoever answers there gave status {status} instead of an attestation document{}", hint(*status))]
+    Status {
+        /// HTTP status.
+        status: u16,
+    },
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        503 => ": too many ask at present; try again",
+        404 => ": it may be a server of another kind",
+        _ => "",
+    }
+}
+
 /// What was read so far.
-#[derive(Default)]
-pub(crate) struct Answer {
+#[derive(Debug, Default)]
+pub struct Answer {
     bytes: Vec<u8>,
     /// Lengths of head and body, once the head is whole.
     lengths: Option<(usize, usize)>,
 }
 
 impl Answer {
-    /// How many bytes may be read now without reading further than the answer, at least one: the head byte by byte,
-    /// since what follows the answer is another's.
-    pub(crate) fn wanted(&self) -> usize {
+    /// How many bytes may be read now without reading further than the answer, at least one until it is whole: the head
+    /// byte by byte, since what follows the answer is another's.
+    pub fn wanted(&self) -> usize {
         match self.lengths {
             None => 1,
             Some((head, body)) => head + body - self.bytes.len(),
         }
     }
 
-    /// Takes what was read. True: that was all of it.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<bool, ConnectError> {
+    /// Takes what was read, no more than is [`wanted`](Answer::wanted). True: that was all of it.
+    ///
+    /// # Errors
+    /// See [`AnswerError`].
+    pub fn take(&mut self, bytes: &[u8]) -> Result<bool, AnswerError> {
+        if bytes.len() > self.wanted() {
+            return Err(AnswerError::Form("its answer is longer than it says"));
+        }
         self.bytes.extend_from_slice(bytes);
         if self.lengths.is_none() && self.bytes.ends_with(b"\r\n\r\n") {
             self.lengths = Some(lengths(&self.bytes)?);
         }
         match self.lengths {
             Some((head, body)) => Ok(self.bytes.len() >= head + body),
-            None if self.bytes.len() >= MAX_HEAD_BYTES => Err(ConnectError::NotAnswered(
-                "the head of its answer has no end",
-            )),
+            None if self.bytes.len() >= MAX_HEAD_BYTES => {
+                Err(AnswerError::Form("the head of its answer has no end"))
+            }
             None => Ok(false),
         }
     }
 
-    /// The document that it holds.
-    pub(crate) fn document(&self) -> &[u8] {
-        self.lengths
-            .map_or(&[], |(head, body)| &self.bytes[head..head + body])
+    /// Takes as much of these bytes as belongs to the answer; how much that was, and whether it is whole.
+    ///
+    /// # Errors
+    /// See [`AnswerError`].
+    pub fn take_of(&mut self, bytes: &[u8]) -> Result<(usize, bool), AnswerError> {
+        let mut used = 0;
+        while used < bytes.len() {
+            let count = self.wanted().min(bytes.len() - used);
+            let whole = self.take(&bytes[used..used + count])?;
+            used += count;
+            if whole {
+                return Ok((used, true));
+            }
+        }
+        Ok((used, false))
+    }
+
+    /// The document that it holds, once it is whole.
+    pub fn document(&self) -> &[u8] {
+        match self.lengths {
+            Some((head, body)) if self.bytes.len() == head + body => &self.bytes[head..],
+            _ => &[],
+        }
     }
 }
 
-fn lengths(head: &[u8]) -> Result<(usize, usize), ConnectError> {
+fn lengths(head: &[u8]) -> Result<(usize, usize), AnswerError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(head) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        _ => return Err(ConnectError::NotAnswered("its answer is no HTTP/1.1")),
+        _ => return Err(AnswerError::Form("its answer is no HTTP/1.1")),
     }
     if response.version != Some(1) {
-        return Err(ConnectError::NotAnswered("its answer is no HTTP/1.1"));
+        return Err(AnswerError::Form("its answer is no HTTP/1.1"));
     }
     let status = response.code.unwrap_or_default();
     if status != 200 {
-        return Err(ConnectError::Status { status });
+        return Err(AnswerError::Status { status });
     }
     let mut length = None;
     for header in response.headers.iter() {
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            return Err(ConnectError::NotAnswered(
-                "its answer does not say its length",
-            ));
+            return Err(AnswerError::Form("its answer does not say its length"));
         }
         if header.name.eq_ignore_ascii_case("content-length") {
             let said = std::str::from_utf8(header.value)
@@ -77,19 +123,17 @@ fn lengths(head: &[u8]) -> Result<(usize, usize), ConnectError> {
                 .filter(|said| said.bytes().all(|byte| byte.is_ascii_digit()))
                 .and_then(|said| said.parse::<usize>().ok());
             if said.is_none() || length.is_some() {
-                return Err(ConnectError::NotAnswered("its answer's length is unclear"));
+                return Err(AnswerError::Form("its answer's length is unclear"));
             }
             length = said;
         }
     }
     match length {
         Some(length @ 1..=MAX_DOCUMENT_BYTES) => Ok((head.len(), length)),
-        Some(_) => Err(ConnectError::NotAnswered(
+        Some(_) => Err(AnswerError::Form(
             "its answer is empty, or longer than a document",
         )),
-        None => Err(ConnectError::NotAnswered(
-            "its answer does not say its length",
-        )),
+        None => Err(AnswerError::Form("its answer does not say its length")),
     }
 }
 
@@ -99,20 +143,12 @@ mod tests {
 
     use super::*;
 
-    /// Reads as a channel does; the document and what is left.
-    fn read(mut bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), ConnectError> {
+    /// The document and what is left; no document where there are too few bytes.
+    fn read(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), AnswerError> {
         let mut answer = Answer::default();
-        loop {
-            let count = answer.wanted().min(bytes.len());
-            if count == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-            }
-            let (now, rest) = bytes.split_at(count);
-            bytes = rest;
-            if answer.take(now)? {
-                return Ok((answer.document().to_vec(), bytes));
-            }
-        }
+        let (used, whole) = answer.take_of(bytes)?;
+        assert_eq!(whole, !answer.document().is_empty());
+        Ok((answer.document().to_vec(), &bytes[used..]))
     }
 
     #[test]
@@ -126,7 +162,7 @@ mod tests {
     fn an_answer_that_is_cut_anywhere_is_none() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         for end in 0..bytes.len() {
-            assert!(read(&bytes[..end]).is_err(), "{end}");
+            assert_eq!(read(&bytes[..end]), Ok((Vec::new(), &b""[..])), "{end}");
         }
     }
 
@@ -150,13 +186,13 @@ mod tests {
             &many,
         ] {
             assert!(
-                matches!(read(bytes.as_bytes()), Err(ConnectError::NotAnswered(_))),
+                matches!(read(bytes.as_bytes()), Err(AnswerError::Form(_))),
                 "{bytes}"
             );
         }
         let busy = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}";
         let error = read(busy.as_bytes()).expect_err("busy");
-        assert!(matches!(error, ConnectError::Status { status: 503 }));
+        assert_eq!(error, AnswerError::Status { status: 503 });
         assert!(error.to_string().contains("try again"), "{error}");
     }
 
