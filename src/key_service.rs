@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use anchorhold_envelope::fields::Fields;
 use anchorhold_envelope::{
     self as envelope, DataKey, EncryptedDataKey, EncryptionContext, Header, Opened, SealOptions,
     Sealed, SigningKey, Suite,
@@ -16,6 +17,7 @@ use anchorhold_kms_wire::shapes::{Blob, DataKeySpec, DecryptRequest, GenerateDat
 use anchorhold_kms_wire::sigv4::Credentials;
 use anyhow::Context as _;
 use clap::Args;
+use zeroize::Zeroizing;
 
 /// The provider id that the AWS Encryption SDK uses for KMS keys.
 pub(crate) const PROVIDER: &str = "aws-kms";
@@ -98,30 +100,13 @@ pub(crate) async fn seal(
     } else {
         None
     };
-    let answer = client
-        .call(&GenerateDataKeyRequest {
-            key_id: key.clone(),
-            encryption_context: context.clone(),
-            key_spec: Some(DataKeySpec::Aes256),
-            ..GenerateDataKeyRequest::default()
-        })
-        .await
-        .with_context(|| format!("no data key under {key}"))?;
-    let plaintext = answer
-        .plaintext
-        .context("the key service's answer holds no data key")?
-        .into_inner();
+    let (data_key, encrypted) = new_data_key(client, &key, &context).await?;
     let options = SealOptions {
         suite,
         frame_length,
         context,
-        data_keys: vec![EncryptedDataKey {
-            provider_id: PROVIDER.to_owned(),
-            key_info: answer.key_id,
-            ciphertext: answer.ciphertext_blob.0,
-        }],
+        data_keys: vec![encrypted],
     };
-    let data_key = DataKey::from_vec(plaintext)?;
     Ok(envelope::seal(
         reader,
         writer,
@@ -130,6 +115,61 @@ pub(crate) async fn seal(
         data_key,
         envelope::new_message_id()?,
     )?)
+}
+
+/// A new data key under `key`, and the same encrypted.
+pub(crate) async fn new_data_key(
+    client: &OwnerClient,
+    key: &str,
+    context: &EncryptionContext,
+) -> anyhow::Result<(DataKey, EncryptedDataKey)> {
+    let answer = client
+        .call(&GenerateDataKeyRequest {
+            key_id: key.to_owned(),
+            encryption_context: context.clone(),
+            key_spec: Some(DataKeySpec::Aes256),
+            ..GenerateDataKeyRequest::default()
+        })
+        .await
+        .with_context(|| format!("no data key under {key}"))?;
+    let plaintext = answer
+        .plaintext
+        .context("the key service's answer holds no data key")?;
+    let encrypted = EncryptedDataKey {
+        provider_id: PROVIDER.to_owned(),
+        key_info: answer.key_id,
+        ciphertext: answer.ciphertext_blob.0,
+    };
+    Ok((DataKey::from_vec(plaintext.into_inner())?, encrypted))
+}
+
+/// The longest line whose fields are sealed or opened, in bytes.
+pub(crate) const LONGEST_LINE: usize = 64 << 20;
+
+/// Which fields of JSON lines, instead of the whole.
+#[derive(Args, Clone, Default)]
+pub(crate) struct FieldArguments {
+    /// Single fields of JSON lines instead of the whole: `pan,card.pan,emails[]`. Each sealed value is a text that opens by
+    /// itself, as this field and in this context alone
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    fields: Vec<String>,
+    /// Bind the fields to their row, which this field tells; demanded on opening where it was given on sealing
+    #[arg(long, value_name = "FIELD", requires = "fields")]
+    row: Option<String>,
+}
+
+impl FieldArguments {
+    pub(crate) fn are_named(&self) -> bool {
+        !self.fields.is_empty()
+    }
+
+    pub(crate) fn names(&self) -> anyhow::Result<Fields> {
+        let fields = Fields::new(&self.fields)?;
+        Ok(match &self.row {
+            Some(row) => fields.in_rows_of(row)?,
+            None => fields,
+        })
+    }
 }
 
 /// What an owner demands of a sealed message before opening it.
@@ -169,11 +209,22 @@ pub(crate) async fn open<W: Write + Send + 'static>(
 
 /// The data key of a message whose header is not yet known to be authentic: the
 /// key service, and then the opener, check what is read from it here.
-async fn data_key(
+pub(crate) async fn data_key(
     client: &OwnerClient,
     request: &OpenRequest,
     header: &Header,
 ) -> anyhow::Result<DataKey> {
+    Ok(DataKey::from_vec(
+        data_key_bytes(client, request, header).await?,
+    )?)
+}
+
+/// The same as bytes, for who keeps it.
+pub(crate) async fn data_key_bytes(
+    client: &OwnerClient,
+    request: &OpenRequest,
+    header: &Header,
+) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     for (name, expected) in &request.context {
         match header.context().get(name) {
             Some(found) if found == expected => {}
@@ -208,7 +259,7 @@ async fn data_key(
                 let plaintext = answer
                     .plaintext
                     .context("the key service's answer holds no data key")?;
-                return Ok(DataKey::from_vec(plaintext.into_inner())?);
+                return Ok(plaintext.into_inner());
             }
             Err(error) => last_error = Some((encrypted.key_info.clone(), error)),
         }

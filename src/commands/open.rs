@@ -1,18 +1,23 @@
 //! `anchorhold open`: opens a sealed message, as its owner.
 
-use std::io::Read as _;
+use std::io::{BufReader, BufWriter, Read as _};
 use std::path::{Path, PathBuf};
 
+use anchorhold_envelope::fields::{FieldOpener, LinesError, open_lines};
 use anchorhold_envelope::{EncryptionContext, Header, Limits, Parse};
 use anyhow::Context as _;
 use clap::Args;
 
 use crate::files::{Output, input};
-use crate::key_service::{EndpointArguments, OpenRequest, PROVIDER, context, open, pair};
+use crate::key_service::{
+    EndpointArguments, FieldArguments, LONGEST_LINE, OpenRequest, OwnerClient, PROVIDER, context,
+    data_key, open, pair,
+};
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  \
-    anchorhold open --result-of cards.sealed --context purpose=tokens --input tokens.sealed --output tokens.ndjson\n\n\
+    anchorhold open --result-of cards.sealed --context purpose=tokens --input tokens.sealed --output tokens.ndjson\n  \
+    anchorhold open --fields pan,card.cvc --row id --input rows.sealed.ndjson\n\n\
     --result-of is what tells the enclave's answer from something that the host has sealed itself.\n\
     A file is written whole or not at all. Standard output is written as the message is authenticated, \
     frame by frame: it is complete only when the exit code is 0.")]
@@ -26,8 +31,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "k=v", value_parser = pair)]
     context: Vec<(String, String)>,
     /// Demand that this is the result of the call whose sealed input is in FILE, under the same key
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "fields")]
     result_of: Option<PathBuf>,
+    #[command(flatten)]
+    fields: FieldArguments,
     /// What to open; `-` is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
@@ -48,14 +55,46 @@ pub(crate) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let reader = input(&arguments.input)?;
     let output = Output::create(&arguments.output)?;
     let request = OpenRequest { context, key };
-    match open(client, request, reader, output).await {
-        Ok((_, output)) => output.commit(),
+    let opened = if arguments.fields.are_named() {
+        open_fields(client, request, &arguments.fields, reader, output).await
+    } else {
+        let opened = open(client, request, reader, output).await;
+        opened.map(|(_, output)| output)
+    };
+    match opened {
+        Ok(output) => output.commit(),
         Err(error) if arguments.output == Path::new("-") => {
             Err(error
                 .context("what was printed, if anything, is not the whole and must not be used"))
         }
         Err(error) => Err(error.context(format!("{} was not written", arguments.output.display()))),
     }
+}
+
+/// Opens single fields of JSON lines.
+async fn open_fields(
+    client: OwnerClient,
+    request: OpenRequest,
+    fields: &FieldArguments,
+    reader: impl std::io::Read + Send + 'static,
+    mut output: Output,
+) -> anyhow::Result<Output> {
+    let mut opener = FieldOpener::new(fields.names()?, request.context.clone());
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let reader = BufReader::with_capacity(256 * 1024, reader);
+        let writer = BufWriter::with_capacity(256 * 1024, &mut output);
+        open_lines(reader, writer, &mut opener, LONGEST_LINE, |header| {
+            runtime.block_on(data_key(&client, &request, header))
+        })
+        .map_err(|error| match error {
+            LinesError::Key { line, error } => error.context(format!("line {line}")),
+            other => anyhow::Error::new(other),
+        })?;
+        Ok(output)
+    })
+    .await
+    .context("opening was interrupted")?
 }
 
 /// Demands the result of the call whose sealed input begins with `request`: its context names the request, and it is

@@ -179,6 +179,9 @@ pub enum Error {
     /// A message has room for 2^32 - 1 frames.
     #[error("the message would need more than 4294967295 frames; choose a larger frame length")]
     TooManyFrames,
+    /// The encryption context of fields is marked as theirs.
+    #[error("the encryption context is not one of fields: make it by fields::field_context")]
+    NotOfFields,
     /// The cryptographic library refused an operation that has no reason to fail.
     #[error("the cryptographic library failed at {0}")]
     Crypto(&'static str),

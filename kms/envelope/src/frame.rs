@@ -64,6 +64,11 @@ impl Frames {
         }
     }
 
+    /// The key, for what is no frame: see [`crate::fields`].
+    pub(crate) fn into_key(self) -> LessSafeKey {
+        self.key
+    }
+
     pub(crate) fn frame_length(&self) -> usize {
         self.frame_length as usize
     }
@@ -319,7 +324,7 @@ impl AssociatedData {
     }
 }
 
-fn nonce(number: u32) -> Nonce {
+pub(crate) fn nonce(number: u32) -> Nonce {
     let mut iv = [0; 12];
     iv[8..].copy_from_slice(&number.to_be_bytes());
     Nonce::assume_unique_for_key(iv)

@@ -11,6 +11,7 @@
 //! - [`Sealer`], [`Header`] and [`Opener`] do no I/O: bytes in, bytes out, from any source.
 //! - [`seal`] and [`open`] do the same from a [`std::io::Read`] to a [`std::io::Write`].
 //! - [`open_whole`] opens a small message in memory and gives nothing away before all of it is proven.
+//! - [`fields`] seals single values of JSON lines, as texts that each carry such a header.
 //!
 //! This crate never asks for a data key: its caller takes the [`EncryptedDataKey`]s to the key service. It
 //! must never release a byte of plaintext whose frame is not authenticated, nor print a key.
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod fields;
 mod frame;
 mod header;
 mod keys;
