@@ -22,6 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -111,7 +112,8 @@ impl<N: Nsm, S: KeyService> Api<N, S> {
                 Ok((stream, _)) => {
                     let api = Arc::clone(&self);
                     tokio::spawn(async move {
-                        api.connection(stream).await;
+                        let peer = api.peer(&stream);
+                        api.connection(stream, peer).await;
                         drop(permit);
                     });
                 }
@@ -123,11 +125,19 @@ impl<N: Nsm, S: KeyService> Api<N, S> {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: UnixStream) {
-        let peer = stream.peer_cred().ok().and_then(|peer| {
-            let pid = peer.pid().map(Pid::from_raw)?;
-            (peer.uid() == self.job_uid).then_some(pid)
-        });
+    /// The process that connected, if it has the job's uid. The kernel says so.
+    fn peer(&self, stream: &UnixStream) -> Option<Pid> {
+        let peer = stream.peer_cred().ok()?;
+        let pid = peer.pid().map(Pid::from_raw)?;
+        (peer.uid() == self.job_uid).then_some(pid)
+    }
+
+    /// Serves one connection to its end; `peer` is who connected, by the kernel's word.
+    pub async fn connection(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: Option<Pid>,
+    ) {
         let service = service_fn(|request: Request<Incoming>| {
             let api = Arc::clone(&self);
             async move {
@@ -142,6 +152,7 @@ impl<N: Nsm, S: KeyService> Api<N, S> {
         let _ = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            .auto_date_header(false)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)

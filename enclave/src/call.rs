@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anchorhold_envelope::{
     EncryptionContext, Header, Limits, Opener, PUBLIC_KEY_ENTRY, Parse, SealOptions, Sealer,
-    new_message_id,
+    fields::field_context, new_message_id,
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -30,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use crate::fields::{FieldTerms, LineError, OpenedLines, SealedLines};
 use crate::jobs::Launcher;
 use crate::keys::{GeneratedKey, KeyError, KeyService, Keys};
 use crate::lines::{LineTooLong, Lines};
@@ -105,6 +106,22 @@ pub enum CallError {
     /// A line of the job's output is too long.
     #[error("output {0}")]
     OutputLine(#[source] LineTooLong),
+    /// A field of the input is not what the manifest says.
+    #[error("line {line} of the input: {source}")]
+    InputField {
+        /// Number of the line, from 1.
+        line: u64,
+        /// Why.
+        source: LineError,
+    },
+    /// A field of the job's output cannot be sealed.
+    #[error("line {line} of the job's output: {source}")]
+    OutputField {
+        /// Number of the line, from 1.
+        line: u64,
+        /// Why.
+        source: LineError,
+    },
     /// The job failed.
     #[error(
         "the job {exit}; its whole result is dropped. Its standard error says why: run the image in debug mode, or set log.job_stderr = \"forward\""
@@ -168,6 +185,8 @@ impl CallError {
             CallError::Stream { .. } => "job_stream",
             CallError::InputLine(_) => "input_line_too_long",
             CallError::OutputLine(_) => "output_line_too_long",
+            CallError::InputField { .. } => "input_field",
+            CallError::OutputField { .. } => "output_field",
             CallError::Job { .. } => "job_failed",
             CallError::StoppedReading => "job_stopped_reading",
             CallError::ExtraLine { .. } => "extra_line",
@@ -187,13 +206,20 @@ impl CallError {
             | CallError::InputLine(_)
             | CallError::InputKey(KeyError::NoUsableDataKey)
             | CallError::HungUp => StatusCode::BAD_REQUEST,
-            CallError::InputKey(_) | CallError::ResultKey(_) => StatusCode::BAD_GATEWAY,
+            CallError::InputKey(_)
+            | CallError::ResultKey(_)
+            | CallError::InputField {
+                source: LineError::Key(_),
+                ..
+            } => StatusCode::BAD_GATEWAY,
+            CallError::InputField { .. } => StatusCode::BAD_REQUEST,
             CallError::Secret(_) => StatusCode::SERVICE_UNAVAILABLE,
             CallError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             CallError::Seal(_)
             | CallError::Spawn(_)
             | CallError::Stream { .. }
             | CallError::OutputLine(_)
+            | CallError::OutputField { .. }
             | CallError::Job { .. }
             | CallError::StoppedReading
             | CallError::ExtraLine { .. }
@@ -211,6 +237,8 @@ pub struct Terms<N, S> {
     pub launcher: Arc<Launcher>,
     /// Longest line, in or out, in bytes.
     pub max_line_bytes: usize,
+    /// Fields of lines that are sealed by themselves.
+    pub fields: Option<FieldTerms>,
     /// For the whole call.
     pub timeout: Duration,
 }
@@ -336,8 +364,9 @@ where
     let header = input.header().await?;
     let result_context = result_context(&header)?;
 
+    let fields = terms.fields.as_ref();
     // The job starts while the key service is asked; it sees nothing before the header is authenticated.
-    let (input_key, result_key, job) = tokio::try_join!(
+    let (input_key, result_key, field_key, job) = tokio::try_join!(
         async {
             let key_id = terms.keys.key_id();
             let key = terms
@@ -348,6 +377,18 @@ where
         async {
             let key = terms.keys.generate(&result_context);
             key.await.map_err(CallError::ResultKey)
+        },
+        async {
+            let Some((fields, seal)) =
+                fields.and_then(|fields| Some((fields, fields.seal.clone()?)))
+            else {
+                return Ok(None);
+            };
+            let context = field_context(fields.context.clone());
+            let key = terms.keys.generate(&context).await;
+            let key = key.map_err(CallError::ResultKey)?;
+            let sealed = SealedLines::new(seal, &fields.context, key);
+            sealed.map(Some).map_err(CallError::Seal)
         },
         async { terms.launcher.start().await.map_err(CallError::Spawn) },
     )?;
@@ -362,17 +403,25 @@ where
         guard: _guard,
     } = job;
     let given = AtomicU64::new(0);
+    let opened = fields.and_then(|fields| {
+        let open = fields.open.clone()?;
+        Some(OpenedLines::new(open, fields.context.clone(), &*terms.keys))
+    });
     let feeding = feed(
         &mut input,
         opener,
         frame_length,
         stdin,
-        terms.max_line_bytes,
-        &given,
+        Feed {
+            lines: Lines::new(terms.max_line_bytes),
+            given: &given,
+            opened,
+        },
     );
     let collecting = Collector {
         sealer,
         sealed,
+        fields: field_key,
         lines: Lines::new(terms.max_line_bytes),
         given: &given,
         output,
@@ -482,20 +531,35 @@ enum Fed {
     Refused,
 }
 
+/// What becomes of the input's lines.
+struct Feed<'a, N, S> {
+    lines: Lines,
+    /// How many the job is given.
+    given: &'a AtomicU64,
+    /// Their fields, where any are to be opened.
+    opened: Option<OpenedLines<'a, N, S>>,
+}
+
 /// Opens the input and writes it to the job, then closes the job's input, but only once all of it was proven.
-async fn feed<B, W>(
+async fn feed<N, S, B, W>(
     input: &mut Input<'_, B>,
     mut opener: Opener,
     frame_length: usize,
     mut stdin: W,
-    max_line_bytes: usize,
-    given: &AtomicU64,
+    feed: Feed<'_, N, S>,
 ) -> Result<Fed, CallError>
 where
+    N: Nsm,
+    S: KeyService,
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut lines = Lines::new(max_line_bytes);
+    let Feed {
+        mut lines,
+        given,
+        mut opened,
+    } = feed;
+    let mut with_fields = Zeroizing::new(Vec::new());
     let mut plaintext = Zeroizing::new(Vec::new());
     while let Some(chunk) = input.chunk().await? {
         plaintext.clear();
@@ -509,15 +573,36 @@ where
             .map_err(CallError::Input)?;
         drop(chunk);
         lines.take(&plaintext).map_err(CallError::InputLine)?;
+        let out = match &mut opened {
+            None => &plaintext,
+            Some(opened) => {
+                let taken = opened.take(&plaintext, &mut with_fields).await;
+                taken.map_err(|source| CallError::InputField {
+                    line: opened.line(),
+                    source,
+                })?;
+                &with_fields
+            }
+        };
         given.store(lines.complete(), Ordering::Release);
-        if !plaintext.is_empty()
-            && let Some(fed) = written(stdin.write_all(&plaintext).await)?
+        if !out.is_empty()
+            && let Some(fed) = written(stdin.write_all(out).await)?
         {
             return Ok(fed);
         }
     }
     opener.finish().map_err(CallError::Input)?;
     if lines.ends_within_a_line() {
+        if let Some(opened) = &mut opened {
+            let taken = opened.last(&mut with_fields).await;
+            taken.map_err(|source| CallError::InputField {
+                line: opened.line(),
+                source,
+            })?;
+            if let Some(fed) = written(stdin.write_all(&with_fields).await)? {
+                return Ok(fed);
+            }
+        }
         given.store(lines.complete() + 1, Ordering::Release);
         if let Some(fed) = written(stdin.write_all(b"\n").await)? {
             return Ok(fed);
@@ -541,6 +626,8 @@ fn written(result: io::Result<()>) -> Result<Option<Fed>, CallError> {
 struct Collector<'a> {
     sealer: Sealer,
     sealed: Vec<u8>,
+    /// Seals their fields, where any are to be sealed.
+    fields: Option<SealedLines>,
     lines: Lines,
     given: &'a AtomicU64,
     output: &'a mpsc::Sender<Piece>,
@@ -551,6 +638,7 @@ impl Collector<'_> {
     /// succeed as a whole or fail with a status.
     async fn collect<R: AsyncRead + Unpin>(mut self, mut stdout: R) -> Result<Self, CallError> {
         let mut buffer = Zeroizing::new(vec![0; READ_BYTES]);
+        let mut with_fields = Zeroizing::new(Vec::new());
         loop {
             let count = stdout
                 .read(&mut buffer)
@@ -568,6 +656,17 @@ impl Collector<'_> {
             if self.lines.complete() > given {
                 return Err(CallError::ExtraLine { line: given + 1 });
             }
+            let written = match &mut self.fields {
+                None => written,
+                Some(fields) => {
+                    let taken = fields.take(written, &mut with_fields);
+                    taken.map_err(|source| CallError::OutputField {
+                        line: fields.line(),
+                        source,
+                    })?;
+                    &with_fields
+                }
+            };
             self.sealer
                 .update(written, &mut self.sealed)
                 .map_err(CallError::Seal)?;

@@ -160,6 +160,7 @@ pub async fn connection<P: Parent, N: Nsm, S: KeyService>(
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .auto_date_header(false)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .await;

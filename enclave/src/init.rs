@@ -15,7 +15,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use anchorhold_manifest::MANIFEST_PATH;
 
 use crate::nsm::{Device, Nsm, NsmError};
-use crate::{modules, sys};
+use crate::{modules, sealed_log, sys};
 
 /// Why the enclave could not start.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +216,11 @@ fn seed(nsm: &impl Nsm) -> Result<(), InitError> {
 /// Ends the enclave. In a virtual machine PID 1 must not exit, as the kernel panics then: the machine is reset instead,
 /// which ends it. The line on the console carries the code in both cases.
 pub fn end(code: i32) -> ! {
-    crate::log!("ended with exit code {code}");
+    match sealed_log::end() {
+        0 => {}
+        lines => crate::log_plainly!("{lines} lines of the log were never sealed, and are gone"),
+    }
+    crate::log_plainly!("ended with exit code {code}");
     nix::unistd::sync();
     if std::process::id() == 1 && in_initial_pid_namespace() {
         // Returns only where it is not allowed.

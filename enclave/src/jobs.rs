@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use crate::console;
 use crate::isolation::Confinement;
 use crate::reaper::{Exit, Reaper};
-use crate::redaction::redacted;
+use crate::redaction::Redactor;
 use crate::secrets::Secrets;
 use crate::sys::{self, SpawnError};
 
@@ -26,6 +26,8 @@ use crate::sys::{self, SpawnError};
 const PIPE_BYTES: i32 = 256 * 1024;
 /// Longest line of a job's standard error that is passed on.
 const MAX_STDERR_LINE: usize = 2048;
+/// How long a line that ends in a digit waits for the next one.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
 /// Most that one job may write to the console at once, and for each second of its life after that.
 const MAX_STDERR_BYTES: usize = 256 * 1024;
 const STDERR_BYTES_A_SECOND: usize = 4 * 1024;
@@ -46,6 +48,7 @@ pub struct Launcher {
     confinement: Confinement,
     reaper: Arc<Reaper>,
     stderr: Stderr,
+    forwarding: Forwarding,
     scratch: Option<Scratch>,
     secrets: OnceLock<Arc<Secrets>>,
 }
@@ -62,9 +65,20 @@ impl Launcher {
             confinement,
             reaper,
             stderr,
+            forwarding: match stderr {
+                Stderr::ForwardAll => Forwarding::AsItIs,
+                Stderr::Forward | Stderr::Drop => Forwarding::Redacted,
+            },
             scratch: scratch.map(Scratch::new),
             secrets: OnceLock::new(),
         }
+    }
+
+    /// The same, where what is passed on at all is passed on with the personal data in it.
+    #[must_use]
+    pub fn keeping_personal_data(mut self) -> Launcher {
+        self.forwarding = Forwarding::AsItIs;
+        self
     }
 
     /// Gives each job that starts from now on the secrets that are variables, as they are then. Once; later ones are
@@ -111,7 +125,7 @@ impl Launcher {
         .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
         if let Some(read) = stderr_read {
             let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
-            tokio::spawn(forward(read, self.stderr));
+            tokio::spawn(forward(read, self.forwarding, Some(Allowance::new())));
         }
         Ok(Running {
             guard: Guard {
@@ -148,7 +162,7 @@ impl Launcher {
         .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
         if let Some(read) = read {
             let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
-            tokio::spawn(forward(read, self.stderr));
+            tokio::spawn(forward(read, self.forwarding, Some(Allowance::new())));
         }
         Ok(Kept {
             exit,
@@ -160,34 +174,29 @@ impl Launcher {
         })
     }
 
-    /// Starts the one job of contract `once`: no input, its output to the console as it is.
+    /// Starts the one job of contract `once`: no input; what it writes to its standard output goes to the console line by
+    /// line, and its standard error with it where that is passed on.
     ///
     /// # Errors
     /// See [`SpawnError`].
-    pub async fn start_once(self: &Arc<Self>) -> Result<oneshot::Receiver<Exit>, SpawnError> {
+    pub async fn start_once(self: &Arc<Self>) -> Result<Once, SpawnError> {
         let nothing = null()?;
-        let console = io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(SpawnError::Pipe)?;
-        let (stderr_read, stderr_write) = match self.stderr {
-            Stderr::Drop => (None, null()?),
-            Stderr::Forward | Stderr::ForwardAll => {
-                let (read, write) = pipe_pair()?;
-                (Some(read), write)
-            }
+        // One pipe for both, so that a number that is begun in one and ended in the other is seen.
+        let (read, write) = pipe_pair()?;
+        let stderr = match self.stderr {
+            Stderr::Drop => null()?,
+            Stderr::Forward | Stderr::ForwardAll => write.try_clone().map_err(SpawnError::Pipe)?,
         };
         let launcher = Arc::clone(self);
         let (_, exit) = tokio::task::spawn_blocking(move || {
-            launcher.spawn([nothing.as_fd(), console.as_fd(), stderr_write.as_fd()])
+            launcher.spawn([nothing.as_fd(), write.as_fd(), stderr.as_fd()])
         })
         .await
         .map_err(|_| SpawnError::Fork(io::Error::other("the start was given up")))??;
-        if let Some(read) = stderr_read {
-            let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
-            tokio::spawn(forward(read, self.stderr));
-        }
-        Ok(exit)
+        let read = pipe::Receiver::from_owned_fd(read).map_err(SpawnError::Pipe)?;
+        // Its output is all that there is of it: none of it is dropped.
+        let forwarded = tokio::spawn(forward(read, self.forwarding, None));
+        Ok(Once { exit, forwarded })
     }
 
     fn spawn(
@@ -207,6 +216,14 @@ impl Launcher {
         })?;
         Ok((pid, exit.expect("a child that was made was registered")))
     }
+}
+
+/// A job that runs once, as long as the enclave.
+pub struct Once {
+    /// How it ended, once it has.
+    pub exit: oneshot::Receiver<Exit>,
+    /// Ends once all that it wrote was passed on.
+    pub forwarded: tokio::task::JoinHandle<()>,
 }
 
 /// A job that runs. Dropped, it is ended with all that it started.
@@ -258,23 +275,47 @@ fn null() -> Result<OwnedFd, SpawnError> {
         .map_err(SpawnError::Pipe)
 }
 
-/// Passes a job's standard error to the console, bounded in length and amount, to its end.
-async fn forward(mut stderr: pipe::Receiver, how: Stderr) {
+/// What becomes of lines on their way to the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forwarding {
+    Redacted,
+    AsItIs,
+}
+
+/// Passes what a job writes to the console, bounded in length and, where there is an allowance, in amount, to its end.
+async fn forward(mut text: pipe::Receiver, how: Forwarding, allowance: Option<Allowance>) {
     let mut buffer = vec![0; 4096];
-    let mut line = Line::default();
-    let mut allowance = Allowance::new();
-    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+    let mut passing = Passing {
+        line: Line::default(),
+        allowance,
+        redactor: (how == Forwarding::Redacted).then(Redactor::default),
+    };
+    loop {
+        let read = text.read(&mut buffer);
+        let read = if passing.is_holding() {
+            match tokio::time::timeout(LONGEST_HOLD, read).await {
+                Ok(read) => read,
+                Err(_) => {
+                    passing.rest();
+                    continue;
+                }
+            }
+        } else {
+            read.await
+        };
+        let Ok(count @ 1..) = read else { break };
         for &byte in &buffer[..count] {
             if byte == b'\n' {
-                line.pass(how, &mut allowance);
+                passing.pass();
             } else {
-                line.push(byte);
+                passing.line.push(byte);
             }
         }
     }
-    if !line.bytes.is_empty() {
-        line.pass(how, &mut allowance);
+    if !passing.line.bytes.is_empty() {
+        passing.pass();
     }
+    passing.rest();
 }
 
 /// A line that is being written.
@@ -293,18 +334,42 @@ impl Line {
             self.cut = true;
         }
     }
+}
 
-    fn pass(&mut self, how: Stderr, allowance: &mut Allowance) {
-        if allowance.take(self.bytes.len() + 1) {
-            let text = String::from_utf8_lossy(&self.bytes);
-            match how {
-                Stderr::Drop => {}
-                Stderr::Forward => console::job_line(&redacted(&text, self.cut)),
-                Stderr::ForwardAll => console::job_line(&text),
+/// Lines on their way to the console.
+struct Passing {
+    line: Line,
+    allowance: Option<Allowance>,
+    redactor: Option<Redactor>,
+}
+
+impl Passing {
+    /// The line is whole.
+    fn pass(&mut self) {
+        let bytes = self.line.bytes.len() + 1;
+        if self.allowance.as_mut().is_none_or(|left| left.take(bytes)) {
+            let text = String::from_utf8_lossy(&self.line.bytes);
+            match &mut self.redactor {
+                Some(redactor) => {
+                    for line in redactor.line(&text, self.line.cut) {
+                        console::job_line(&line);
+                    }
+                }
+                None => console::job_line(&text),
             }
         }
-        self.bytes.clear();
-        self.cut = false;
+        self.line.bytes.clear();
+        self.line.cut = false;
+    }
+
+    fn is_holding(&self) -> bool {
+        self.redactor.as_ref().is_some_and(Redactor::is_holding)
+    }
+
+    fn rest(&mut self) {
+        for line in self.redactor.iter_mut().flat_map(Redactor::rest) {
+            console::job_line(&line);
+        }
     }
 }
 

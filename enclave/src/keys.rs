@@ -22,6 +22,7 @@ use anchorhold_kms_wire::shapes::{
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::data_key_cache::{DataKeyCache, Purpose};
 use crate::nsm::{Claims, Nsm, NsmError};
 use crate::stream::Parent;
@@ -93,17 +94,24 @@ pub struct RemoteKeyService<P: Parent> {
 }
 
 impl<P: Parent> RemoteKeyService<P> {
-    /// A client of the manifest's key service.
+    /// A client of the manifest's key service. Requests are dated, and its certificates judged, by `clock`.
     ///
     /// # Errors
     /// The endpoint or its CA cannot be used.
     pub fn new(
         endpoint: &Endpoint,
         window: &Arc<Window<P>>,
+        clock: &Arc<Clock>,
     ) -> Result<RemoteKeyService<P>, EndpointError> {
-        let credentials = WindowCredentials::new(Arc::clone(window));
+        let credentials = WindowCredentials::new(Arc::clone(window), Arc::clone(clock));
+        let time = Arc::clone(clock);
         Ok(RemoteKeyService {
-            client: Client::new(endpoint, Relay(Arc::clone(window)), credentials.clone())?,
+            client: Client::with_clock(
+                endpoint,
+                Relay(Arc::clone(window)),
+                credentials.clone(),
+                Arc::new(move || time.now()),
+            )?,
             credentials,
         })
     }
@@ -357,9 +365,21 @@ impl<N: Nsm, S: KeyService> Keys<N, S> {
         &self,
         context: &EncryptionContext,
     ) -> Result<(Zeroizing<Vec<u8>>, EncryptedDataKey), KeyError> {
+        self.generate_plain_under(&self.key_id, context).await
+    }
+
+    /// The same under another key.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub async fn generate_plain_under(
+        &self,
+        key_id: &str,
+        context: &EncryptionContext,
+    ) -> Result<(Zeroizing<Vec<u8>>, EncryptedDataKey), KeyError> {
         let (recipient_key, recipient) = self.recipient_info().await?;
         let request = GenerateDataKeyRequest {
-            key_id: self.key_id.clone(),
+            key_id: key_id.to_owned(),
             encryption_context: context.clone(),
             key_spec: Some(DataKeySpec::Aes256),
             recipient: Some(recipient),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use anchorhold_envelope::fields::NameError;
 use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
 use anchorhold_manifest::{
     API_SOCKET, API_SOCKET_VARIABLE, CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET,
@@ -21,12 +22,14 @@ use crate::api::{self, Api};
 use crate::call;
 use crate::clock::{self, Clock, Heard, Sample};
 use crate::control::{self, Calls, Control};
+use crate::fields::FieldTerms;
 use crate::init::{self, InitError};
 use crate::isolation::{Confinement, ConfinementError, JOB_ID, Terms};
 use crate::jobs::{Launcher, Stderr};
 use crate::keys::{self, Keys, Recipient, RemoteKeyService};
-use crate::nsm::{Claims, Device, NsmError};
+use crate::nsm::{Claims, Device, Nsm as _, NsmError};
 use crate::reaper::{Orphans, Reaper};
+use crate::sealed_log;
 use crate::secrets::{SecretError, Secrets, Wanted};
 use crate::service::{self, Ended, Service};
 use crate::stream::{Listener, Parent as _, Vsock};
@@ -47,6 +50,8 @@ const LONGEST_WIPE_PAUSE: Duration = Duration::from_secs(10);
 /// Between attempts to open the secrets of a job that waits for them; each pause is twice as long as the one before.
 const FIRST_SECRETS_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_SECRETS_PAUSE: Duration = Duration::from_secs(30);
+/// How long the rest of what a job wrote may take to be passed on.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Calls at a time for each CPU: one computes while another waits for keys.
 const CALLS_FOR_EACH_CPU: usize = 2;
 
@@ -70,6 +75,12 @@ pub enum RuntimeError {
     /// The manifest is wrong.
     #[error("{MANIFEST_PATH}: {0}")]
     Manifest(#[from] ManifestError),
+    /// The log cannot be sealed.
+    #[error("the log cannot be sealed: {0}")]
+    Log(#[source] anchorhold_envelope::Error),
+    /// Fields of lines overlap.
+    #[error("[fields] in {MANIFEST_PATH}: {0}")]
+    Fields(#[from] NameError),
     /// The key service's address or CA is wrong.
     #[error("[key_service] in {MANIFEST_PATH}: {0}")]
     Endpoint(#[from] EndpointError),
@@ -133,8 +144,10 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
     let nsm = Arc::new(nsm);
     let secrets = Arc::new(secrets(&manifest, &launcher));
     launcher.give(Arc::clone(&secrets));
-    let keys = keys(&manifest, &nsm, &recipient, &window)?.map(Arc::new);
+    // Before anything that is dated or judged by the time.
     let clock = Arc::new(Clock::new(&sample(&nsm).await?));
+    let keys = keys(&manifest, &nsm, &recipient, &window, &clock)?.map(Arc::new);
+    seal_log(&manifest, &nsm, &clock, keys.as_ref())?;
     tokio::spawn(keep_time(Arc::clone(&clock), Arc::clone(&nsm)));
     if let Some(granted) = &manifest.api {
         let owner = launcher.confinement().job_owner();
@@ -166,6 +179,7 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
                     keys: Arc::clone(keys),
                     launcher: Arc::clone(&launcher),
                     max_line_bytes: manifest.job.max_line_bytes,
+                    fields: manifest.fields.as_ref().map(FieldTerms::new).transpose()?,
                     timeout: Duration::from_secs(manifest.job.timeout_seconds),
                 }),
                 secrets: Arc::clone(&secrets),
@@ -218,7 +232,7 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
             crate::log!("the parent did not answer the heartbeat: {error}");
         }
     });
-    crate::log!(
+    crate::log_plainly!(
         "serving; jobs are confined by {}",
         starter.launcher.confinement()
     );
@@ -236,14 +250,16 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
             }
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         code = job => code,
         _ = terminated.recv() => Ok(0),
         stopped = &mut serving => match stopped {
             Ok(never) => match never {},
             Err(error) => Err(RuntimeError::System(io::Error::other(error))),
         },
-    }
+    };
+    sealed_log::settle().await;
+    ended
 }
 
 /// What the last document says of the time.
@@ -314,10 +330,13 @@ impl Starter {
 
     async fn once(&self) -> Result<i32, RuntimeError> {
         self.ensure_secrets().await?;
-        let exit = self.launcher.start_once().await?;
-        let exit = exit
+        let job = self.launcher.start_once().await?;
+        let exit = job
+            .exit
             .await
             .map_err(|_| RuntimeError::System(io::ErrorKind::NotFound.into()))?;
+        // What it has written is passed on to its end. All who could write have ended with it.
+        let _ = tokio::time::timeout(LAST_WORDS, job.forwarded).await;
         crate::log!("the job {exit}");
         Ok(exit.code())
     }
@@ -387,12 +406,11 @@ fn launcher(
         JobStderr::Drop => Stderr::Drop,
     };
     let scratch = Some(PathBuf::from(SCRATCH_DIR));
-    Ok(Arc::new(Launcher::new(
-        confinement,
-        reaper,
-        stderr,
-        scratch,
-    )))
+    let launcher = Launcher::new(confinement, reaper, stderr, scratch);
+    Ok(Arc::new(match manifest.log.personal_data {
+        PersonalData::Redact => launcher,
+        PersonalData::Keep => launcher.keeping_personal_data(),
+    }))
 }
 
 fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
@@ -428,6 +446,27 @@ fn secrets(manifest: &Manifest, launcher: &Launcher) -> Secrets {
     )
 }
 
+/// From here on the console's lines are the owner's, where the manifest says so. A debug enclave is given no data key, and its
+/// console is meant to be read.
+fn seal_log(
+    manifest: &Manifest,
+    nsm: &Arc<Device>,
+    clock: &Arc<Clock>,
+    keys: Option<&Arc<OwnKeys>>,
+) -> Result<(), RuntimeError> {
+    let (Some(key_id), Some(keys)) = (&manifest.log.encrypt_to, keys) else {
+        return Ok(());
+    };
+    if init::is_debug(nsm.as_ref())? {
+        crate::log!("debug mode: the log is not sealed");
+        return Ok(());
+    }
+    let context = sealed_log::context(&nsm.describe()?.module_id).map_err(RuntimeError::Log)?;
+    crate::log_plainly!("what follows is sealed under {key_id}");
+    sealed_log::begin(context, Arc::clone(clock), Arc::clone(keys), key_id.clone());
+    Ok(())
+}
+
 type OwnKeys = Keys<Device, RemoteKeyService<Vsock>>;
 
 fn keys(
@@ -435,6 +474,7 @@ fn keys(
     nsm: &Arc<Device>,
     recipient: &Recipient,
     window: &Arc<Window<Vsock>>,
+    clock: &Arc<Clock>,
 ) -> Result<Option<OwnKeys>, RuntimeError> {
     let Some(service) = &manifest.key_service else {
         return Ok(None);
@@ -447,7 +487,7 @@ fn keys(
             None => TlsTrust::Roots,
         },
     };
-    let remote = RemoteKeyService::new(&endpoint, window)?;
+    let remote = RemoteKeyService::new(&endpoint, window, clock)?;
     let keys = Keys::new(
         Arc::clone(nsm),
         remote,
@@ -487,7 +527,8 @@ pub fn main() -> ! {
             std::process::exit(2)
         }
         Err(error) => {
-            crate::log!("{error}");
+            // Of the image and the machine, and of no call.
+            crate::log_plainly!("{error}");
             init::end(1)
         }
     }

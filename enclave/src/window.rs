@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::clock::Clock;
 use crate::stream::Parent;
 
 /// How long the parent may take to answer.
@@ -225,6 +226,7 @@ pub struct WindowCredentials<P>(Arc<Kept<P>>);
 
 struct Kept<P> {
     window: Arc<Window<P>>,
+    clock: Arc<Clock>,
     latest: tokio::sync::Mutex<Option<(Arc<Credentials>, Instant)>>,
 }
 
@@ -236,9 +238,10 @@ impl<P> Clone for WindowCredentials<P> {
 
 impl<P: Parent> WindowCredentials<P> {
     /// None asked for yet.
-    pub fn new(window: Arc<Window<P>>) -> WindowCredentials<P> {
+    pub fn new(window: Arc<Window<P>>, clock: Arc<Clock>) -> WindowCredentials<P> {
         WindowCredentials(Arc::new(Kept {
             window,
+            clock,
             latest: tokio::sync::Mutex::new(None),
         }))
     }
@@ -262,7 +265,7 @@ impl<P: Parent> WindowCredentials<P> {
                 ),
                 other => not_provided(other.to_string()),
             })?;
-        parse_credentials(&body, SystemTime::now())
+        parse_credentials(&body, self.0.clock.now())
             .ok_or_else(|| not_provided("what the parent sent are no AWS credentials".to_owned()))
     }
 }
@@ -408,7 +411,7 @@ mod tests {
             br#"{"AccessKeyId":"","SecretAccessKey":"s"}"#,
             br#"{"AccessKeyId":"AK","SecretAccessKey":""}"#,
         ] {
-            assert!(parse_credentials(body, SystemTime::now()).is_none());
+            assert!(parse_credentials(body, UNIX_EPOCH).is_none());
         }
     }
 }

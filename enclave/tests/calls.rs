@@ -393,7 +393,7 @@ async fn lines_beyond_the_limit_fail_the_call_in_both_directions() {
         max_line_bytes: 100,
         ..Shape::default()
     };
-    let long_in = bench(CAT, shape);
+    let long_in = bench(CAT, shape.clone());
     let message = long_in
         .owner
         .seal(format!("a\n{}\n", "x".repeat(101)).as_bytes(), context());
@@ -551,4 +551,148 @@ async fn assert_gone(word: &str) {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A bench whose manifest says these things of fields.
+fn with_fields(command: &[&str], open: &[&str], seal: &[&str], row: Option<&str>) -> Bench {
+    let named = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let manifest = anchorhold_manifest::LineFields {
+        open: named(open),
+        seal: named(seal),
+        row: row.map(str::to_owned),
+        context: [("purpose".to_owned(), "cards".to_owned())].into(),
+    };
+    let shape = Shape {
+        fields: Some(anchorhold_enclave::fields::FieldTerms::new(&manifest).expect("names")),
+        ..Shape::default()
+    };
+    bench(command, shape)
+}
+
+/// The lines of a result, in JSON.
+fn json(bench: &Bench, result: &[u8]) -> Vec<serde_json::Value> {
+    let (_, plaintext) = bench.owner.open(result).expect("whole");
+    let text = String::from_utf8(plaintext).expect("text");
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_fields_are_opened_for_the_job_and_sealed_in_its_answer() {
+    // The job sees the number, and answers with a line that has it in another field.
+    let bench = with_fields(
+        &shell("sed 's/\"pan\":\"4111\"/\"seen\":true,\"token\":[\"t-4111\"]/'"),
+        &["pan"],
+        &["token[]"],
+        Some("id"),
+    );
+    let mut sealer = bench.owner.field_sealer(&["pan"], Some("id"), "cards");
+    let mut lines = Vec::new();
+    for id in 0..500 {
+        let line = format!("{{\"id\":{id},\"pan\":\"4111\"}}");
+        sealer.line(&line, &mut lines).expect("sealed");
+        lines.push(b'\n');
+    }
+    lines.pop();
+    assert!(!String::from_utf8_lossy(&lines).contains("4111"));
+    let message = bench.owner.seal(&lines, context());
+    let (result, end) = call(&bench, &message).await;
+    end.expect("the call succeeds");
+    let mut opener = support::field_opener(&["token[]"], Some("id"), "cards");
+    for (id, line) in json(&bench, &result).iter().enumerate() {
+        assert_eq!(line["seen"], true, "{line}");
+        assert!(!line.to_string().contains("t-4111"), "{line}");
+        let opened = bench.owner.open_line(&mut opener, &line.to_string());
+        let opened: serde_json::Value =
+            serde_json::from_str(&opened.expect("it opens")).expect("JSON");
+        assert_eq!(
+            opened,
+            serde_json::json!({"id": id, "seen": true, "token": ["t-4111"]})
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_whose_field_is_not_what_was_sealed_fails_the_call() {
+    let bench = with_fields(CAT, &["pan"], &[], None);
+    let sealed = |names: &[&str], line: &str, purpose: &str| {
+        let mut out = Vec::new();
+        let mut sealer = bench.owner.field_sealer(names, None, purpose);
+        sealer.line(line, &mut out).expect("sealed");
+        String::from_utf8(out).expect("text")
+    };
+    let good = sealed(&["pan"], "{\"pan\":\"4111\"}", "cards");
+    let (result, end) = call(&bench, &bench.owner.seal(good.as_bytes(), context())).await;
+    end.expect("the honest call succeeds");
+    assert_eq!(json(&bench, &result)[0]["pan"], "4111");
+    let of_another_field = sealed(&["x"], "{\"x\":1}", "cards").replace("\"x\"", "\"pan\"");
+    let of_another_context = sealed(&["pan"], "{\"pan\":1}", "other");
+    let cut = format!("{}\"}}", &good[..good.len() - 6]);
+    let plain = "{\"pan\":\"4111\"}".to_owned();
+    for (line, word) in [
+        (of_another_field, "sealed as another field"),
+        (
+            of_another_context,
+            "was not sealed with purpose = \"cards\"",
+        ),
+        (cut, "pan"),
+        (plain, "pan is not sealed"),
+        ("{\"pan\":".to_owned(), "not JSON"),
+        ("\u{fffd}".to_owned(), "not JSON"),
+    ] {
+        let text = format!("{good}\n{line}\n");
+        let message = bench.owner.seal(text.as_bytes(), context());
+        let error = refused(&bench, &message).await;
+        assert_eq!(error.kind(), "input_field", "{error}");
+        let said = error.to_string();
+        assert!(
+            said.starts_with("line 2 of the input: ") && said.contains(word),
+            "{said}"
+        );
+        assert!(!said.contains("4111"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_whose_fields_cannot_be_found_fails_the_call() {
+    for (script, word) in [
+        (
+            "sed 's/.*/not json/'",
+            "line 1 of the job's output: it is not JSON",
+        ),
+        (
+            "sed 's/.*/{\"card\":\"4111\"}/'",
+            "card is neither an object",
+        ),
+        ("sed 's/.*/[1]/'", "it is no JSON object"),
+    ] {
+        let bench = with_fields(&shell(script), &[], &["card.pan"], None);
+        let message = bench.owner.seal(b"{\"a\":1}\n", context());
+        let error = refused(&bench, &message).await;
+        assert_eq!(error.kind(), "output_field", "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(!error.to_string().contains("4111"), "{error}");
+    }
+    // Blank lines have no fields.
+    let bench = with_fields(CAT, &["pan"], &["pan"], None);
+    let (result, end) = call(&bench, &bench.owner.seal(b"\n{\"a\":1}\n", context())).await;
+    end.expect("the call succeeds");
+    assert_eq!(
+        bench.owner.open(&result).expect("whole").1,
+        b"\n{\"a\":1}\n"
+    );
+}
+
+#[test]
+fn the_manifest_takes_the_same_names_of_fields_as_the_runtime() {
+    use proptest::prelude::*;
+    proptest!(|(name in "[ab.\\[\\]\\\\]{0,8}|[a-c\u{e9} ]{1,5}(\\.[a-c]{1,3}){0,3}(\\[\\])?")| {
+        let text = format!(
+            "[job]\ncommand = [\"/job\"]\n[key_service]\nendpoint = \"https://k\"\nkey = \"k\"\nregion = \"r\"\n[fields]\nopen = [{}]\n",
+            serde_json::to_string(&name).expect("JSON")
+        );
+        let taken = anchorhold_envelope::fields::Fields::new([&name]).is_ok();
+        prop_assert_eq!(anchorhold_manifest::Manifest::parse(&text).is_ok(), taken, "{}", name);
+    });
 }

@@ -120,7 +120,7 @@ pub enum ClientError {
 }
 
 /// What an enclave says of its health.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Health {
     /// `serving` once it takes calls.
     pub status: String,
@@ -136,6 +136,34 @@ pub struct Health {
     /// Of these, failed.
     #[serde(default)]
     pub calls_failed: u64,
+    /// Its data keys, where it keeps any.
+    #[serde(default)]
+    pub data_keys: Option<DataKeys>,
+    /// Its clock.
+    #[serde(default)]
+    pub clock: Option<Clock>,
+}
+
+/// What an enclave says of the data keys that it keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DataKeys {
+    /// Calls of the key service that were saved.
+    #[serde(default)]
+    pub calls_saved: u64,
+    /// Calls that were made.
+    #[serde(default)]
+    pub calls_made: u64,
+}
+
+/// What an enclave says of its clock.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Clock {
+    /// Documents that said another time than can be, and were not followed.
+    #[serde(default)]
+    pub steps: u64,
+    /// What documents have moved it by since the first, in parts per million.
+    #[serde(default)]
+    pub drift_ppm: f64,
 }
 
 /// What a successful call carried, in bytes of sealed message.

@@ -147,6 +147,9 @@ pub struct Launch {
     /// Where supervisors of this user share the ports that enclaves dial, on the nitro backend; else `ports` beside the
     /// enclave's folder.
     pub ports: Option<PathBuf>,
+    /// By how many seconds the simulated NSM's clock is ahead of this host's, on the sandbox and qemu backends: documents say
+    /// that time.
+    pub nsm_clock_offset: i64,
 }
 
 impl Launch {
@@ -165,6 +168,17 @@ impl Launch {
             no_kvm: None,
             module_id: None,
             ports: None,
+            nsm_clock_offset: 0,
+        }
+    }
+
+    /// What its simulated NSM knows besides the measurements.
+    fn nsm(&self, module_id: String) -> NsmConfig {
+        NsmConfig {
+            debug: self.debug,
+            module_id,
+            clock_offset: self.nsm_clock_offset,
+            ..NsmConfig::default()
         }
     }
 
@@ -406,7 +420,7 @@ fn launch_qemu(
         Some(module_id) => module_id,
         None => module_id().map_err(LaunchError::Randomness)?,
     };
-    let nsm = nsm_of(&image, root, launch.debug, module_id)?;
+    let nsm = nsm_of(&image, root, launch.nsm(module_id))?;
     let manifest = image.manifest().map_err(Box::new)?;
     let reach = manifest.as_ref().map(Manifest::reach);
     let (memory_mib, cpus) = launch.resources(manifest.as_ref().map(|of| &of.resources));
@@ -434,9 +448,9 @@ fn launch_sandbox(
         Some(module_id) => module_id,
         None => module_id().map_err(LaunchError::Randomness)?,
     };
-    let debug = launch.debug;
+    let config = launch.nsm(module_id);
     std::thread::scope(|scope| {
-        let measuring = scope.spawn(move || measured_nsm(unmeasured, root, debug, module_id));
+        let measuring = scope.spawn(move || measured_nsm(unmeasured, root, config));
         let entries = sandbox::entries(&ramdisks).map_err(|error| LaunchError::Unpack {
             image: launch.image.clone(),
             error,
@@ -486,31 +500,23 @@ fn launch_sandbox(
 fn measured_nsm(
     unmeasured: Unmeasured,
     root: &DevelopmentRoot,
-    debug: bool,
-    module_id: String,
+    config: NsmConfig,
 ) -> Result<Nsm, StartError> {
     let image: Image = unmeasured
         .measure()
         .map_err(|error| StartError::Image(Box::new(error)))?;
-    nsm_of(&image, root, debug, module_id)
+    nsm_of(&image, root, config)
 }
 
 /// The simulated NSM of an enclave that runs this image.
-fn nsm_of(
-    image: &Image,
-    root: &DevelopmentRoot,
-    debug: bool,
-    module_id: String,
-) -> Result<Nsm, StartError> {
+fn nsm_of(image: &Image, root: &DevelopmentRoot, config: NsmConfig) -> Result<Nsm, StartError> {
     let measured = image.measurements();
     let config = NsmConfig {
         pcr0: measured.pcr0,
         pcr1: measured.pcr1,
         pcr2: measured.pcr2,
         pcr8: measured.pcr8,
-        debug,
-        module_id,
-        ..NsmConfig::default()
+        ..config
     };
     Nsm::new(root, config, SystemTime::now()).map_err(|error| StartError::Nsm(error.into()))
 }

@@ -21,6 +21,7 @@ mod reload;
 mod run;
 mod sbom;
 mod seal;
+mod secrets;
 mod sign;
 mod start;
 mod stop;
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Top(top::Arguments),
     /// Print what an enclave wrote on its console
     Logs(logs::Arguments),
+    /// Hand newer sealed secrets to an enclave that runs
+    Secrets(secrets::Arguments),
     /// Stop an enclave
     Stop(stop::Arguments),
     /// Send sealed data through an enclave's job
@@ -134,7 +137,8 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Start(arguments) => block_on(start::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Top(arguments) => block_on(top::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Ps(arguments) => ps::run(&arguments).map(|()| ExitCode::SUCCESS),
-        Command::Logs(arguments) => logs::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Logs(arguments) => logs::run(&arguments),
+        Command::Secrets(arguments) => secrets::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Stop(arguments) => stop::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Call(arguments) => block_on(call::run(&arguments)).map(|()| ExitCode::SUCCESS),
         Command::Attest(arguments) => block_on(attest::run(&arguments)).map(|()| ExitCode::SUCCESS),

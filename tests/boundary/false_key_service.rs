@@ -10,7 +10,12 @@ use crate::hostile_parent::{Cut, HostileParent, carry};
 use crate::stage::{LINES, Stage};
 
 /// Leads the enclave to a server with that certificate: it must say this, and the server must hear nothing.
-fn must_not_talk_to(enclave: &HostileParent, identity: Identity, message: &[u8], reason: &str) {
+pub(crate) fn must_not_talk_to(
+    enclave: &HostileParent,
+    identity: Identity,
+    message: &[u8],
+    reason: &str,
+) {
     let service = FalseService::start(identity, |_, _| panic!("the false service got a request"));
     let address = service.address;
     enclave.connects_to(move |enclave, _, ledger| {

@@ -5,6 +5,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use anchorhold_attestation::Unverified;
 use anchorhold_envelope::{
@@ -67,6 +68,15 @@ impl Authority {
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        self.sign(&params)
+    }
+
+    /// One that is valid for a month before and after a moment, and not beyond.
+    pub(crate) fn certify_around(&self, name: &str, moment: SystemTime) -> Identity {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let month = Duration::from_hours(24 * 30);
+        params.not_before = (moment - month).into();
+        params.not_after = (moment + month).into();
         self.sign(&params)
     }
 
@@ -225,27 +235,31 @@ impl PinnedService {
 
     /// The same, under this authority.
     pub(crate) fn under(house: &House, authority: &Authority) -> Self {
+        Self::with(house, authority, authority.certify("127.0.0.1"))
+    }
+
+    /// The same, with this certificate.
+    pub(crate) fn with(house: &House, authority: &Authority, identity: Identity) -> Self {
         let manner = Arc::new(Mutex::new(Manner::Envelope));
         let decrypt_only = Arc::new(Mutex::new(false));
         let (said, only) = (Arc::clone(&manner), Arc::clone(&decrypt_only));
-        let service =
-            FalseService::start(authority.certify("127.0.0.1"), move |operation, body| {
-                let manner = lock(&said).clone();
-                if operation.ends_with(".decrypt") {
-                    let request: DecryptRequest = serde_json::from_slice(body).expect("a Decrypt");
-                    respond(&manner, &INPUT_KEY, request.recipient.as_ref())
+        let service = FalseService::start(identity, move |operation, body| {
+            let manner = lock(&said).clone();
+            if operation.ends_with(".decrypt") {
+                let request: DecryptRequest = serde_json::from_slice(body).expect("a Decrypt");
+                respond(&manner, &INPUT_KEY, request.recipient.as_ref())
+            } else {
+                assert!(operation.ends_with(".generatedatakey"), "{operation}");
+                let request: GenerateDataKeyRequest =
+                    serde_json::from_slice(body).expect("a GenerateDataKey");
+                let manner = if *lock(&only) {
+                    Manner::Envelope
                 } else {
-                    assert!(operation.ends_with(".generatedatakey"), "{operation}");
-                    let request: GenerateDataKeyRequest =
-                        serde_json::from_slice(body).expect("a GenerateDataKey");
-                    let manner = if *lock(&only) {
-                        Manner::Envelope
-                    } else {
-                        manner
-                    };
-                    respond(&manner, &RESULT_KEY, request.recipient.as_ref())
-                }
-            });
+                    manner
+                };
+                respond(&manner, &RESULT_KEY, request.recipient.as_ref())
+            }
+        });
         house.write("pinned.pem", authority.pem());
         let manifest = format!(
             "[job]\ncommand = [\"/job\"]\n\n[key_service]\nendpoint = \"https://{}\"\nca = \"pinned.pem\"\nkey = \"{KEY}\"\nregion = \"{DEV_REGION}\"\n\n{RESOURCES}",

@@ -88,6 +88,17 @@ impl HostileParent {
         image: &Path,
         secrets: &[(&str, Vec<u8>)],
     ) -> Self {
+        Self::at(house, name, image, secrets, 0)
+    }
+
+    /// Attestation documents' time is so many seconds ahead of the system's clock, which the enclave shares with this host.
+    pub(crate) fn at(
+        house: &House,
+        name: &str,
+        image: &Path,
+        secrets: &[(&str, Vec<u8>)],
+        ahead: i64,
+    ) -> Self {
         // Sandboxes have no common address space of CIDs, but keep them apart as a machine would.
         static CID: AtomicU32 = AtomicU32::new(5000);
         let (id, secret) = Who::Host.credentials();
@@ -133,11 +144,9 @@ impl HostileParent {
         });
 
         let cid = CID.fetch_add(1, Ordering::Relaxed);
-        let enclave = launch(
-            crate::common::launch(image, cid, &folder),
-            &stage::root(house),
-        )
-        .expect("the enclave starts");
+        let mut order = crate::common::launch(image, cid, &folder);
+        order.nsm_clock_offset = ahead;
+        let enclave = launch(order, &stage::root(house)).expect("the enclave starts");
         let parent = Self {
             enclave,
             folder,

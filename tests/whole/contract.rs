@@ -136,3 +136,28 @@ fn a_result_is_opened_only_as_what_it_is() {
     let said = house.must_not_call(enclave.name, &result, &house.path("again.sealed"));
     assert!(said.contains("anchorhold:"), "{said}");
 }
+
+#[test]
+fn what_a_job_that_runs_once_writes_is_passed_on_to_its_last_word_and_redacted() {
+    let house = House::new();
+    let manifest = "[job]\ncommand = [\"/job\", \"print pan 4111 1111\\\\n1111 1111 ok\\\\nlast 7\"]\ncontract = \"once\"\n";
+    let image = house.image("tests/whole/odd-job", manifest, "once.eif");
+    let image = image.to_str().expect("text");
+    let backend = crate::common::backend();
+    // It may end before it serves, which `run` says, or after.
+    house.run(
+        Who::Host,
+        ["run", image, "--name", "once", "--backend", backend],
+    );
+    house.console_says("once", 0, "ended with exit code 0");
+    let console = house.console("once");
+    assert!(console.contains("job: pan [card]"), "{console}");
+    assert!(
+        console.contains("job:  ok") && console.contains("job: last 7"),
+        "{console}"
+    );
+    assert!(
+        !console.contains("4111") && !console.contains("1111"),
+        "{console}"
+    );
+}

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anchorhold_attestation::{PCR_COUNT, Pcr};
 use aws_lc_rs::rand::{self, SystemRandom};
@@ -55,6 +55,8 @@ pub struct NsmConfig {
     /// The enclave's name in documents: 1 to 128 printable ASCII characters without blanks. AWS's
     /// look like `i-06c79bf817127030a-enc0192d3d4945e0432`.
     pub module_id: String,
+    /// By how many seconds its clock is ahead of the caller's, or behind it where negative.
+    pub clock_offset: i64,
 }
 
 impl Default for NsmConfig {
@@ -69,6 +71,7 @@ impl Default for NsmConfig {
             pcr8: None,
             debug: false,
             module_id: "i-anchorhold-development-enc0".to_owned(),
+            clock_offset: 0,
         }
     }
 }
@@ -99,7 +102,19 @@ pub struct Nsm {
     authority: Arc<Authority>,
     module_id: String,
     debug: bool,
+    clock_offset: i64,
     state: Mutex<State>,
+}
+
+/// The time that a clock says which is ahead by so many seconds.
+fn ahead(now: SystemTime, seconds: i64) -> SystemTime {
+    let by = Duration::from_secs(seconds.unsigned_abs());
+    let there = if seconds < 0 {
+        now.checked_sub(by)
+    } else {
+        now.checked_add(by)
+    };
+    there.unwrap_or(now)
 }
 
 struct State {
@@ -147,11 +162,13 @@ impl Nsm {
                 banks[index].value = value.unwrap_or(Pcr::ZERO);
             }
         }
+        let now = ahead(now, config.clock_offset);
         let chain = Chain::issue(&root.authority, &module_id, now)?;
         Ok(Nsm {
             authority: Arc::clone(&root.authority),
             module_id,
             debug: config.debug,
+            clock_offset: config.clock_offset,
             state: Mutex::new(State { banks, chain }),
         })
     }
@@ -169,6 +186,7 @@ impl Nsm {
     /// Answers one request: what an ioctl on `/dev/nsm` carries, in CBOR both ways. `now` is the
     /// device's clock. The answer has at most [`MAX_RESPONSE_BYTES`].
     pub fn handle(&self, request: &[u8], now: SystemTime) -> Vec<u8> {
+        let now = ahead(now, self.clock_offset);
         let response = if request.len() > MAX_REQUEST_BYTES {
             Err(ErrorCode::InputTooLarge)
         } else {

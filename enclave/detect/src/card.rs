@@ -139,8 +139,8 @@ pub(super) fn find(text: &str, field: &Field, out: &mut Vec<Candidate>) {
     end(text, field, &mut run, out);
 }
 
-/// What may stand between two digits of one number, as often as it likes.
-fn separates(character: char) -> bool {
+/// What may stand between two digits of one card number, as often as it likes, in folded text.
+pub fn separates(character: char) -> bool {
     matches!(
         character,
         ' ' | '\t'

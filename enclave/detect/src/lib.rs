@@ -23,6 +23,7 @@ mod zip;
 
 use std::collections::BTreeMap;
 
+pub use card::separates;
 pub use context::Field;
 pub use kind::Kind;
 

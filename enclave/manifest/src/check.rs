@@ -186,6 +186,67 @@ pub(crate) fn one_of<T>(value: &str, known: &std::collections::BTreeMap<String, 
     Ok(value.to_owned())
 }
 
+/// Steps with dots between them, and perhaps `[]` behind them; a backslash before a dot, a bracket or itself.
+pub(crate) fn field_name(value: &str) -> Checked {
+    const REMEDY: &str = "write \"pan\", \"card.pan\" or \"emails[]\", and a backslash before dots and brackets in names";
+    let mut steps = 1;
+    let mut empty = true;
+    let mut characters = value.chars();
+    while let Some(character) = characters.next() {
+        let good = match character {
+            '\\' => matches!(characters.next(), Some('\\' | '.' | '[' | ']')),
+            '.' => {
+                steps += 1;
+                !std::mem::replace(&mut empty, true)
+            }
+            '[' => !empty && characters.next() == Some(']') && characters.as_str().is_empty(),
+            ']' => false,
+            _ => true,
+        };
+        if !good {
+            return refuse("is no name of a field", REMEDY);
+        }
+        if character != '.' {
+            empty = false;
+        }
+    }
+    if empty || steps > 32 || value.len() > 1024 {
+        return refuse("is no name of a field", REMEDY);
+    }
+    Ok(value.to_owned())
+}
+
+/// The field that tells a row: one value.
+pub(crate) fn row_name(value: &str) -> Checked {
+    let value = field_name(value)?;
+    if value.ends_with("[]") {
+        return refuse("names several values", "name one, such as \"id\"");
+    }
+    Ok(value)
+}
+
+/// Names in an encryption context.
+pub(crate) fn context_name(value: &str) -> Checked {
+    if value.is_empty() || value.len() > 256 {
+        return refuse("is empty or too long", "use 1 to 256 bytes");
+    }
+    if value.starts_with("anchorhold:") || value.starts_with("aws-crypto-") {
+        return refuse(
+            "begins with anchorhold: or aws-crypto-, which are given by others",
+            "use another name",
+        );
+    }
+    Ok(value.to_owned())
+}
+
+/// Values in an encryption context.
+pub(crate) fn context_value(value: &str) -> Checked {
+    if value.is_empty() || value.len() > 1024 {
+        return refuse("is empty or too long", "use 1 to 1024 bytes");
+    }
+    Ok(value.to_owned())
+}
+
 /// `https://host[:port]` to `host:port`.
 pub(crate) fn endpoint_authority(value: &str) -> Checked {
     const REMEDY: &str =

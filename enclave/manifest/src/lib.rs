@@ -61,6 +61,8 @@ pub struct Manifest {
     pub image: Image,
     /// The program that sees the plaintext.
     pub job: Job,
+    /// Fields of a call's lines that are sealed each by itself; of jobs of [`Contract::Lines`] alone.
+    pub fields: Option<LineFields>,
     /// How a job that serves requests is kept and limited; there exactly where `job.contract` is [`Contract::Http`].
     pub http: Option<Http>,
     /// The key service that releases data keys to this image; none for jobs that need no keys.
@@ -149,6 +151,20 @@ pub enum Contract {
     Http,
     /// One process at the enclave's start; the enclave ends with its exit code.
     Once,
+}
+
+/// `[fields]`: single fields of a call's lines, which the runtime opens before the job sees them, and seals in what it
+/// answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct LineFields {
+    /// Names of fields of the input, such as `pan`, `card.pan` or `emails[]`: what stands there is sealed.
+    pub open: Vec<String>,
+    /// Names of fields of the output.
+    pub seal: Vec<String>,
+    /// The field that tells a row: sealed fields are bound to it.
+    pub row: Option<String>,
+    /// Pairs of the encryption context that fields of the input must have, and fields of the output get.
+    pub context: BTreeMap<String, String>,
 }
 
 /// `[http]`: how a job that serves requests is kept, and what a request may take of it.
@@ -348,6 +364,9 @@ pub struct Log {
     pub job_stderr: JobStderr,
     /// What happens to card numbers and other personal data in it.
     pub personal_data: PersonalData,
+    /// The key that the console's lines are sealed under, for whoever may use it to decrypt; none: they are plain. Key ID,
+    /// alias or ARN.
+    pub encrypt_to: Option<String>,
 }
 
 impl Default for Log {
@@ -355,6 +374,7 @@ impl Default for Log {
         Log {
             job_stderr: JobStderr::Drop,
             personal_data: PersonalData::Redact,
+            encrypt_to: None,
         }
     }
 }
@@ -413,6 +433,7 @@ impl Manifest {
         root.only(&[
             "image",
             "job",
+            "fields",
             "http",
             "key_service",
             "secrets",
@@ -440,6 +461,7 @@ impl Manifest {
             Some(table) => read_secrets(&table, key_service.is_some())?,
             None => BTreeMap::new(),
         };
+        let fields = read_fields(&root, job.contract, key_service.is_some())?;
         let api = root
             .table("api")?
             .map(|table| read_api(&table, key_service.is_some(), &secrets))
@@ -461,12 +483,14 @@ impl Manifest {
             }
             None => Resources::default(),
         };
-        let log = root
-            .table("log")?
-            .map_or_else(|| Ok(Log::default()), |table| read_log(&table))?;
+        let log = root.table("log")?.map_or_else(
+            || Ok(Log::default()),
+            |table| read_log(&table, key_service.is_some()),
+        )?;
         Ok(Manifest {
             image,
             job,
+            fields,
             http,
             key_service,
             secrets,
@@ -648,6 +672,66 @@ fn read_http(root: &Table<'_>, contract: Contract) -> Result<Option<Http>, Manif
     }))
 }
 
+fn read_fields(
+    root: &Table<'_>,
+    contract: Contract,
+    has_key_service: bool,
+) -> Result<Option<LineFields>, ManifestError> {
+    let Some(table) = root.table("fields")? else {
+        return Ok(None);
+    };
+    if contract != Contract::Lines {
+        return Err(root.invalid(
+            "fields",
+            "is for jobs of contract \"lines\" alone",
+            "use that contract, or remove the table",
+        ));
+    }
+    if !has_key_service {
+        return Err(root.invalid(
+            "fields",
+            "cannot be opened or sealed without a key service",
+            "add a table [key_service], or remove it",
+        ));
+    }
+    table.only(&["open", "seal", "row", "context"])?;
+    let names = |key| {
+        let names = table.strings(key)?.unwrap_or_default();
+        names
+            .into_iter()
+            .map(|name| name.checked(check::field_name))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (open, seal) = (names("open")?, names("seal")?);
+    if open.is_empty() && seal.is_empty() {
+        return Err(root.invalid(
+            "fields",
+            "names no field",
+            "add open = [\"pan\"] or seal = [\"pan\"], or remove the table",
+        ));
+    }
+    let mut context = BTreeMap::new();
+    if let Some(pairs) = table.table("context")? {
+        for name in pairs.names() {
+            check::context_name(name)
+                .map_err(|reason| pairs.invalid(name, reason.problem, reason.remedy))?;
+            let value = pairs
+                .required_string(name, "")?
+                .checked(check::context_value)?;
+            context.insert(name.to_owned(), value);
+        }
+    }
+    Ok(Some(LineFields {
+        open,
+        seal,
+        row: table
+            .string("row")?
+            .map(|row| row.checked(check::row_name))
+            .transpose()?,
+        context,
+    }))
+}
+
 fn read_key_service(table: &Table<'_>) -> Result<KeyService, ManifestError> {
     table.only(&["endpoint", "ca", "key", "region", "data_key_cache"])?;
     let endpoint = table.required_string("endpoint", "add endpoint = \"https://host:port\"")?;
@@ -807,8 +891,19 @@ fn read_api(
     })
 }
 
-fn read_log(table: &Table<'_>) -> Result<Log, ManifestError> {
-    table.only(&["job_stderr", "personal_data"])?;
+fn read_log(table: &Table<'_>, has_key_service: bool) -> Result<Log, ManifestError> {
+    table.only(&["job_stderr", "personal_data", "encrypt_to"])?;
+    let encrypt_to = table
+        .string("encrypt_to")?
+        .map(|key| key.checked(check::key_id))
+        .transpose()?;
+    if encrypt_to.is_some() && !has_key_service {
+        return Err(table.invalid(
+            "encrypt_to",
+            "names a key for which there is no key service",
+            "add a table [key_service], or leave it out",
+        ));
+    }
     let defaults = Log::default();
     let stderr = [("drop", JobStderr::Drop), ("forward", JobStderr::Forward)];
     let personal = [
@@ -822,6 +917,7 @@ fn read_log(table: &Table<'_>) -> Result<Log, ManifestError> {
         personal_data: table
             .choice("personal_data", &personal)?
             .unwrap_or(defaults.personal_data),
+        encrypt_to,
     })
 }
 

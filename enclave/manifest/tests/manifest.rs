@@ -554,3 +554,55 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn fields_of_lines_are_named_for_the_way_in_and_the_way_out() {
+    let base = with_endpoint("https://k");
+    let table = "[fields]\nopen = [\"pan\", \"card.pan\"]\nseal = [\"emails[]\"]\nrow = \"id\"\ncontext = { purpose = \"cards\" }\n";
+    let manifest = Manifest::parse(&format!("{base}{table}")).unwrap();
+    let fields = manifest.fields.unwrap();
+    assert_eq!(fields.open, ["pan", "card.pan"]);
+    assert_eq!(fields.seal, ["emails[]"]);
+    assert_eq!(fields.row.as_deref(), Some("id"));
+    assert_eq!(fields.context["purpose"], "cards");
+    for (table, key) in [
+        ("[fields]\n", "fields"),
+        ("[fields]\nopen = [\"a..b\"]\n", "fields.open[0]"),
+        ("[fields]\nseal = [\"a\", \"[]\"]\n", "fields.seal[1]"),
+        ("[fields]\nopen = [\"a\"]\nrow = \"id[]\"\n", "fields.row"),
+        (
+            "[fields]\nopen = [\"a\"]\ncontext = { \"anchorhold:kind\" = \"x\" }\n",
+            "fields.context.anchorhold:kind",
+        ),
+        (
+            "[fields]\nopen = [\"a\"]\ncontext = { a = \"\" }\n",
+            "fields.context.a",
+        ),
+        ("[fields]\nopen = [\"a\"]\nrows = \"id\"\n", "fields.rows"),
+    ] {
+        let error = refusal(&format!("{base}{table}"));
+        assert!(
+            error
+                .key()
+                .is_some_and(|found| found.replace('"', "") == key),
+            "{table}: {error}"
+        );
+    }
+    let error = refusal("[job]\ncommand = [\"/job\"]\n[fields]\nopen = [\"a\"]\n");
+    assert_eq!(error.key(), Some("fields"));
+    let http = base.replace("command", "contract = \"http\"\ncommand");
+    let error = refusal(&format!("{http}[fields]\nopen = [\"a\"]\n"));
+    assert!(error.to_string().contains("lines"), "{error}");
+}
+
+#[test]
+fn a_log_is_sealed_to_a_key_of_the_key_service() {
+    let base = with_endpoint("https://k");
+    let manifest = Manifest::parse(&format!("{base}[log]\nencrypt_to = \"alias/logs\"\n")).unwrap();
+    assert_eq!(manifest.log.encrypt_to.as_deref(), Some("alias/logs"));
+    assert_eq!(Manifest::parse(&base).unwrap().log.encrypt_to, None);
+    let error = refusal(&format!("{base}[log]\nencrypt_to = \"no key\"\n"));
+    assert_eq!(error.key(), Some("log.encrypt_to"));
+    let error = refusal("[job]\ncommand = [\"/job\"]\n[log]\nencrypt_to = \"alias/logs\"\n");
+    assert!(error.to_string().contains("key service"), "{error}");
+}

@@ -202,9 +202,12 @@ impl<N: Nsm, A: Answers> Door<N, A> {
             .header_read_timeout(self.limits.idle_time)
             .max_headers(MAX_HEADERS)
             .max_buf_size(BUFFER_BYTES)
+            // It would be the system's clock, which the parent sets. The job may say what it knows.
+            .auto_date_header(false)
             .half_close(false);
         builder
             .http2()
+            .auto_date_header(false)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams)
             .max_header_list_size(MAX_HEAD_BYTES)

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anchorhold_enclave::call::Terms;
 use anchorhold_enclave::clock::{Clock, Sample};
+use anchorhold_enclave::fields::FieldTerms;
 use anchorhold_enclave::isolation::{self, Confinement};
 use anchorhold_enclave::jobs::{Launcher, Stderr};
 use anchorhold_enclave::keys::{KeyService, Keys, Recipient};
@@ -20,6 +21,9 @@ use anchorhold_enclave::nsm::{Claims, Description, Nsm, NsmError};
 use anchorhold_enclave::reaper::{Orphans, Reaper};
 use anchorhold_enclave::secrets::Wanted;
 use anchorhold_enclave::stream::Parent;
+use anchorhold_envelope::fields::{
+    FieldError, FieldOpener, FieldSealer, Fields, Opened, field_context,
+};
 use anchorhold_envelope::{
     DataKey, EncryptedDataKey, EncryptionContext, Header, Limits, Opener, Parse, SealOptions,
     Sealer, SigningKey, Suite, new_message_id,
@@ -273,6 +277,44 @@ impl Owner {
         message
     }
 
+    /// Seals fields of lines.
+    pub(crate) fn field_sealer(
+        &self,
+        names: &[&str],
+        row: Option<&str>,
+        purpose: &str,
+    ) -> FieldSealer {
+        let context = field_context([("purpose".to_owned(), purpose.to_owned())].into());
+        let (key, encrypted) = self.data_key(&context);
+        let key = DataKey::from_vec(Zeroizing::new(key)).expect("32 bytes");
+        let id = new_message_id().expect("randomness");
+        FieldSealer::new(fields(names, row), &context, &[encrypted], key, id).expect("a sealer")
+    }
+
+    pub(crate) fn open_line(
+        &self,
+        opener: &mut FieldOpener,
+        line: &str,
+    ) -> Result<String, FieldError> {
+        let mut out = Vec::new();
+        loop {
+            match opener.line(line, &mut out)? {
+                Opened::Line(_) => return Ok(String::from_utf8(out).expect("text")),
+                Opened::Needs(header) => {
+                    let kept = self.kept.lock().expect("no panics");
+                    let (key, context) = &kept[&header.data_keys()[0].ciphertext];
+                    assert_eq!(
+                        context,
+                        header.context(),
+                        "the key service binds the context"
+                    );
+                    let key = DataKey::from_vec(Zeroizing::new(key.clone())).expect("32 bytes");
+                    opener.admit(&header, key)?;
+                }
+            }
+        }
+    }
+
     /// Opens a message as far as it goes.
     pub(crate) fn open(
         &self,
@@ -300,6 +342,20 @@ impl Owner {
     }
 }
 
+/// Opens fields of lines.
+pub(crate) fn field_opener(names: &[&str], row: Option<&str>, purpose: &str) -> FieldOpener {
+    let demanded = [("purpose".to_owned(), purpose.to_owned())].into();
+    FieldOpener::new(fields(names, row), demanded)
+}
+
+fn fields(names: &[&str], row: Option<&str>) -> Fields {
+    let fields = Fields::new(names).expect("names");
+    match row {
+        Some(row) => fields.in_rows_of(row).expect("a name"),
+        None => fields,
+    }
+}
+
 /// One RSA key for all tests of a program: making one takes its time.
 pub(crate) static RECIPIENT: LazyLock<Recipient> = LazyLock::new(Recipient::generate);
 
@@ -310,11 +366,12 @@ pub(crate) struct Bench {
     pub(crate) scratch: tempfile::TempDir,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) mood: Mood,
     pub(crate) max_line_bytes: usize,
     pub(crate) timeout: Duration,
+    pub(crate) fields: Option<FieldTerms>,
 }
 
 impl Default for Shape {
@@ -323,6 +380,7 @@ impl Default for Shape {
             mood: Mood::Honest,
             max_line_bytes: 1 << 20,
             timeout: Duration::from_mins(2),
+            fields: None,
         }
     }
 }
@@ -444,6 +502,7 @@ pub(crate) fn bench(command: &[&str], shape: Shape) -> Bench {
         keys: Arc::new(keys),
         launcher: launcher(words(command), scratch.path(), Stderr::Forward),
         max_line_bytes: shape.max_line_bytes,
+        fields: shape.fields,
         timeout: shape.timeout,
     });
     Bench {

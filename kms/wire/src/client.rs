@@ -109,6 +109,9 @@ impl Default for Limits {
     }
 }
 
+/// Says what time it is, for the dates of signatures and of certificates.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
 type Sender = SendRequest<Full<Bytes>>;
 
 /// How many connections are kept for later calls.
@@ -120,6 +123,7 @@ pub struct Client<C, P> {
     region: String,
     credentials: P,
     limits: Limits,
+    clock: Clock,
     idle: Mutex<Vec<Sender>>,
 }
 
@@ -129,11 +133,26 @@ impl<C: Connect, P: ProvideCredentials> Client<C, P> {
     /// # Errors
     /// [`EndpointError`] where URL, Region or CA are unusable or don't go together.
     pub fn new(endpoint: &Endpoint, connector: C, credentials: P) -> Result<Self, EndpointError> {
+        Self::with_clock(endpoint, connector, credentials, Arc::new(SystemTime::now))
+    }
+
+    /// The same where the system's clock is not to be believed: `clock` alone says when requests are signed, and whether
+    /// certificates are valid.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with_clock(
+        endpoint: &Endpoint,
+        connector: C,
+        credentials: P,
+        clock: Clock,
+    ) -> Result<Self, EndpointError> {
         Ok(Self {
-            dialler: Dialler::new(endpoint, connector)?,
+            dialler: Dialler::new(endpoint, connector, &clock)?,
             region: endpoint.region.clone(),
             credentials,
             limits: Limits::default(),
+            clock,
             idle: Mutex::new(Vec::new()),
         })
     }
@@ -245,7 +264,7 @@ impl<C: Connect, P: ProvideCredentials> Client<C, P> {
             credentials,
             &self.region,
             "kms",
-            SystemTime::now(),
+            (self.clock)(),
         )?;
         parts
             .headers

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use super::admission::now_ms;
 use super::keeper::Reading;
 use super::view::Condition;
-use crate::client::{Client, Health};
+use crate::client::{Client, DataKeys, Health};
 use crate::lifecycle::{self, Counters, Histogram, Reply, Request};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -352,6 +352,49 @@ impl Collector for Scrape {
             encoder,
             ("enclave_calls_failed", "Of these, failed", None),
             self.counters(|one| one.health.as_ref().map(|health| health.calls_failed)),
+        )?;
+        let data_keys = |pick: fn(&DataKeys) -> u64| {
+            self.counters(move |one| one.health.as_ref()?.data_keys.as_ref().map(pick))
+        };
+        Self::family(
+            encoder,
+            (
+                "enclave_data_key_calls_saved",
+                "Calls of the key service that kept data keys have saved, by the enclave's own word",
+                None,
+            ),
+            data_keys(|keys| keys.calls_saved),
+        )?;
+        Self::family(
+            encoder,
+            (
+                "enclave_data_key_calls",
+                "Calls of the key service for data keys where they are kept, by the enclave's own word",
+                None,
+            ),
+            data_keys(|keys| keys.calls_made),
+        )?;
+        Self::family(
+            encoder,
+            (
+                "enclave_clock_steps",
+                "Attestation documents whose time was not followed, by the enclave's own word",
+                None,
+            ),
+            self.counters(|one| Some(one.health.as_ref()?.clock.as_ref()?.steps)),
+        )?;
+        Self::family(
+            encoder,
+            (
+                "enclave_clock_drift_ppm",
+                "What documents have moved its clock by, in parts per million, by the enclave's own word",
+                None,
+            ),
+            self.gauges(|one| {
+                let drift = one.health.as_ref()?.clock.as_ref()?.drift_ppm;
+                // Its own word, which may be any number.
+                Some(if drift.is_finite() { drift } else { 0.0 })
+            }),
         )?;
         self.windows(encoder)
     }

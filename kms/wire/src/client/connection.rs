@@ -3,24 +3,26 @@
 //! Certificates are always verified, against exactly what the endpoint trusts; there is no way
 //! around it. No process-wide provider of cryptography is used or set.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::endpoint::Target;
-use super::{ClientError, Endpoint, EndpointError, TlsTrust};
+use super::{ClientError, Clock, Endpoint, EndpointError, TlsTrust};
 
 /// Brings a stream to the service about. Nothing that it carries is trusted.
 pub trait Connect: Send + Sync {
@@ -58,7 +60,11 @@ pub(super) struct Dialler<C> {
 }
 
 impl<C: Connect> Dialler<C> {
-    pub(super) fn new(endpoint: &Endpoint, connector: C) -> Result<Self, EndpointError> {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        connector: C,
+        clock: &Clock,
+    ) -> Result<Self, EndpointError> {
         let region = &endpoint.region;
         let is_region =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -81,7 +87,10 @@ impl<C: Connect> Dialler<C> {
                         url: url(),
                         reason: "its host is neither a name nor an address",
                     })?;
-                Some((TlsConnector::from(Arc::new(tls_config(trust)?)), name))
+                Some((
+                    TlsConnector::from(Arc::new(tls_config(trust, clock)?)),
+                    name,
+                ))
             }
         };
         Ok(Self {
@@ -154,7 +163,23 @@ impl<C: Connect> Dialler<C> {
     }
 }
 
-fn tls_config(trust: &TlsTrust) -> Result<ClientConfig, EndpointError> {
+/// What certificates' dates are compared with.
+struct Time(Clock);
+
+impl fmt::Debug for Time {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Time")
+    }
+}
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = (self.0)().duration_since(UNIX_EPOCH).ok()?;
+        Some(UnixTime::since_unix_epoch(since))
+    }
+}
+
+fn tls_config(trust: &TlsTrust, clock: &Clock) -> Result<ClientConfig, EndpointError> {
     let mut roots = RootCertStore::empty();
     match trust {
         TlsTrust::Ca(pem) => {
@@ -176,7 +201,8 @@ fn tls_config(trust: &TlsTrust) -> Result<ClientConfig, EndpointError> {
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let time = Arc::new(Time(Arc::clone(clock)));
+    let mut config = ClientConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()
         .expect("the provider has TLS 1.2 and 1.3")
         .with_root_certificates(roots)

@@ -189,6 +189,11 @@ async fn reply(request: Request<Incoming>, deed: Deed) -> Result<http::Response<
 
 /// A CA and a server certificate that it signed for these names.
 fn pki(names: &[&str]) -> (String, rustls::ServerConfig) {
+    pki_of(names, (1975, 4096))
+}
+
+/// The same, of which the server's is valid from the beginning of one year to that of another.
+fn pki_of(names: &[&str], (from, to): (i32, i32)) -> (String, rustls::ServerConfig) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -196,10 +201,10 @@ fn pki(names: &[&str]) -> (String, rustls::ServerConfig) {
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let certificate = CertificateParams::new(names)
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.not_before = rcgen::date_time_ymd(from, 1, 1);
+    params.not_after = rcgen::date_time_ymd(to, 1, 1);
+    let certificate = params.signed_by(&key, &issuer).unwrap();
     let certificate: CertificateDer<'static> = certificate.into();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -267,6 +272,41 @@ async fn a_signed_call_over_tls_under_the_pinned_ca_succeeds_by_address_and_by_n
             random(&client).await.unwrap().plaintext.unwrap().expose(),
             &[0, 1, 2, 3]
         );
+    }
+}
+
+#[tokio::test]
+async fn the_callers_clock_alone_says_what_time_it_is() {
+    for (year, word) in [
+        (2011, "Signature expired: 2011"),
+        (2060, "Signature not yet current: 2060"),
+    ] {
+        let (ca, config) = pki_of(&["127.0.0.1"], (year, year + 1));
+        let server = Server::start(Some(config), &[Deed::Answer(200, RANDOM)]).await;
+        let endpoint = Endpoint {
+            url: format!("https://{}", server.address),
+            region: "us-east-1".to_owned(),
+            tls: TlsTrust::Ca(ca),
+        };
+        let client = |clock: Clock| {
+            let credentials = Fixed::new(Credentials::new(ID, SECRET.to_owned()));
+            Client::with_clock(&endpoint, Tcp, credentials, clock)
+                .unwrap()
+                .with_limits(quick())
+        };
+        // The system's clock has another year, in which that certificate is not valid.
+        let error = random(&client(Arc::new(SystemTime::now)))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ClientError::Certificate { .. }), "{error}");
+        assert_eq!(server.counts().1, 0, "nothing was asked");
+        // In the caller's it is, and requests are of that year: so says the server, which goes by the system's.
+        let days = u64::try_from(year - 1970).unwrap() * 36525 / 100 + 180;
+        let there = std::time::UNIX_EPOCH + Duration::from_hours(24 * days);
+        let error = random(&client(Arc::new(move || there))).await.unwrap_err();
+        assert!(matches!(error, ClientError::Service { .. }), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(server.counts().1 > 0);
     }
 }
 

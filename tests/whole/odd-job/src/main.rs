@@ -7,6 +7,7 @@
     reason = "what a job writes there must not get out"
 )]
 
+mod flood;
 mod serve;
 
 use std::io::{self, BufRead as _, Write as _};
@@ -21,6 +22,11 @@ fn main() -> io::Result<()> {
         serve::serve(std::path::Path::new(&socket), &start);
     }
     let mut stdout = io::stdout().lock();
+    if let Some(text) = std::env::args().nth(1)
+        && let Some(text) = text.strip_prefix("print ")
+    {
+        return writeln!(stdout, "{}", text.replace("\\n", "\n"));
+    }
     for line in io::stdin().lock().lines() {
         let line = line?;
         let order: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
@@ -40,6 +46,15 @@ fn main() -> io::Result<()> {
             "long" => {
                 let length = usize::try_from(order["bytes"].as_u64().unwrap_or(0)).unwrap_or(0);
                 writeln!(stdout, "{}", "x".repeat(length))?;
+            }
+            "flood" => {
+                flood::flood(Duration::from_secs(order["seconds"].as_u64().unwrap_or(1)));
+                writeln!(stdout, "{line}")?;
+            }
+            "ask" => {
+                let question = order["question"].as_str().unwrap_or_default();
+                let answer = serve::ask(question).unwrap_or_else(|error| error.to_string());
+                writeln!(stdout, "{}", Value::from(answer))?;
             }
             "sleep" => {
                 std::thread::sleep(Duration::from_secs(3600));

@@ -56,7 +56,7 @@ pub(crate) fn serve(socket: &Path, start: &str) -> ! {
 }
 
 /// Asks the runtime one thing.
-fn ask(question: &str) -> io::Result<String> {
+pub(crate) fn ask(question: &str) -> io::Result<String> {
     let socket = std::env::var("ANCHORHOLD_API_SOCKET").map_err(io::Error::other)?;
     let mut stream = UnixStream::connect(socket)?;
     let request = format!("{question} HTTP/1.1\r\nhost: runtime\r\nconnection: close\r\n\r\n");
