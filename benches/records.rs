@@ -1,5 +1,5 @@
-//! Records per second of the cards job through an enclave (the call alone: sealing and opening are the owner's), beside
-//! the same static program run natively on the plaintext: one process with one thread each. It prints the ratio, and
+//! Records per second of the jobs cards and pii through an enclave (the call alone: sealing and opening are the owner's),
+//! beside the same static program run natively on the plaintext: one process with one thread each. It prints the ratios, and
 //! never fails on a clock.
 
 #![allow(
@@ -13,40 +13,89 @@ mod common;
 
 use std::ffi::OsStr;
 use std::io::{Cursor, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anchorhold_images::cargo_static::StaticBuild;
 use anchorhold_parent::client::Client;
 use anchorhold_parent::lifecycle::Home;
+use serde_json::{Value, json};
 
 use common::{House, WORKSPACE, Who, shared};
 
 const ROUNDS: usize = 9;
-const KEY: &str = "alias/cards";
+
+/// A job, and what it is given.
+struct Subject {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    secret: &'static str,
+    plaintext: Vec<u8>,
+}
 
 fn main() {
-    let Some(data) = shared("data/transactions.ndjson") else {
+    let (Some(cards), Some(pii)) = (
+        shared("data/transactions.ndjson"),
+        shared("data/pii-labelled.json"),
+    ) else {
         return;
     };
-    let plaintext = std::fs::read(data).expect("the data is readable");
-    let records = plaintext.iter().filter(|byte| **byte == b'\n').count();
+    measure(&Subject {
+        name: "cards",
+        arguments: &[],
+        secret: "tokenization-key",
+        plaintext: std::fs::read(cards).expect("the data is readable"),
+    });
+    measure(&Subject {
+        name: "pii",
+        // Nothing of it depends on chance, so that both can be compared.
+        arguments: &["all=mask", "email=pseudonymize", "ssn=redact"],
+        secret: "pii-key",
+        plaintext: sentences(&pii),
+    });
+}
 
-    let mut build = StaticBuild::new(&Path::new(WORKSPACE).join("enclave/jobs/cards"));
+/// The labelled sentences as records, some times over.
+fn sentences(file: &Path) -> Vec<u8> {
+    let labelled = std::fs::read(file).expect("the data is readable");
+    let labelled: Vec<Value> = serde_json::from_slice(&labelled).expect("a list");
+    let lines: String = labelled
+        .iter()
+        .enumerate()
+        .map(|(id, each)| format!("{}\n", json!({ "id": id, "text": each["full_text"] })))
+        .collect();
+    lines.repeat(14).into_bytes()
+}
+
+fn measure(subject: &Subject) {
+    let &Subject {
+        name,
+        arguments,
+        secret,
+        ref plaintext,
+    } = subject;
+    let records = plaintext.iter().filter(|byte| **byte == b'\n').count();
+    let mut build = StaticBuild::new(&Path::new(WORKSPACE).join("enclave/jobs").join(name));
     build.target_dir = Some(Path::new(WORKSPACE).join("target/static"));
-    let program = build
+    let program: PathBuf = build
         .run(&mut |line| eprintln!("{line}"))
         .expect("a static program")
         .path;
 
     let mut house = House::new();
     let _service = house.key_service(&[]);
-    let secrets = format!(
-        "[secrets.tokenization-key]\nkey = \"{KEY}\"\n\n[resources]\nmemory_mib = 256\ncpus = 2\n"
+    let alias = format!("alias/{name}");
+    let more = format!(
+        "[secrets.{secret}]\nkey = \"{alias}\"\n\n[resources]\nmemory_mib = 256\ncpus = 2\n"
     );
-    let manifest = house.write("cards.toml", house.manifest(&["/job"], KEY, &secrets));
-    let image = house.path("cards.eif");
+    let command: Vec<&str> = ["/job"].iter().chain(arguments).copied().collect();
+    let manifest = house.manifest(&command, &alias, &more).replace(
+        "[key_service]",
+        "max_line_bytes = 16777216\n\n[key_service]",
+    );
+    let manifest = house.write("job.toml", manifest);
+    let image = house.path("job.eif");
     house.must(
         Who::Owner,
         [
@@ -59,23 +108,18 @@ fn main() {
             image.as_os_str(),
         ],
     );
-    house.key(KEY, &house.policy(&image, "policy.json"));
-    let key = house.write("tokenization.key", [7; 32]);
-    let secret = house.seal(
-        KEY,
-        &["--secret", "tokenization-key"],
-        &[7; 32],
-        "key.sealed",
-    );
-    let secret = format!("tokenization-key={}", secret.display());
-    let sealed =
-        std::fs::read(house.seal(KEY, &[], &plaintext, "records.sealed")).expect("a sealed file");
+    house.key(&alias, &house.policy(&image, "policy.json"));
+    let key = house.write("job.key", [7; 32]);
+    let sealed_key = house.seal(&alias, &["--secret", secret], &[7; 32], "key.sealed");
+    let given = format!("{secret}={}", sealed_key.display());
+    let sealed = house.seal(&alias, &[], plaintext, "records.sealed");
+    let sealed = std::fs::read(sealed).expect("a sealed file");
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let enclave = house.enclave(&image, "cards", &["--secret", &secret]);
+    let enclave = house.enclave(&image, name, &["--secret", &given]);
     let client = Client::new(
         &Home::at(&house.path(""))
             .expect("a home")
@@ -92,15 +136,15 @@ fn main() {
         let inside = began.elapsed();
 
         let began = Instant::now();
-        let tokens = natively(&program, &key, plaintext.clone());
+        let answers = natively(&program, arguments, &key, plaintext.clone());
         let outside = began.elapsed();
 
         if round == 0 {
             // Both did the same work.
             let opened = house.open(&house.write("result.sealed", &result), &[]);
             assert!(
-                opened == tokens,
-                "the enclave's tokens are the native job's"
+                opened == answers,
+                "the enclave's answers are the native job's"
             );
         } else {
             through.push(inside);
@@ -109,15 +153,16 @@ fn main() {
     }
 
     let (through, native) = (rate(records, through), rate(records, native));
-    println!("medians of {ROUNDS}, {records} records");
+    println!("{name}: medians of {ROUNDS}, {records} records");
     println!("through the enclave  {through:9.0} records/s");
     println!("natively             {native:9.0} records/s");
     println!("ratio                {:9.2}", through / native);
 }
 
 /// What the program makes of the plaintext, through pipes as in the enclave.
-fn natively(program: &Path, key: &Path, plaintext: Vec<u8>) -> Vec<u8> {
+fn natively(program: &Path, arguments: &[&str], key: &Path, plaintext: Vec<u8>) -> Vec<u8> {
     let mut job = Command::new(program)
+        .args(arguments)
         .arg("--key")
         .arg(key)
         .stdin(Stdio::piped())

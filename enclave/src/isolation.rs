@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, NetPort, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetError, Scope, path_beneath_rules,
 };
 
@@ -52,6 +52,8 @@ pub struct Terms {
     pub secrets: PathBuf,
     /// The folder that jobs make sockets in, and nothing else.
     pub sockets: Option<PathBuf>,
+    /// The port of the loopback interface that jobs listen on. They connect to none, not even to that.
+    pub port: Option<u16>,
     /// The folder with the socket on which the runtime answers jobs.
     pub api: Option<PathBuf>,
     /// The largest file a job may write, in bytes.
@@ -106,7 +108,7 @@ impl Confinement {
                 .remove(0),
                 limits: limits(terms.max_file_bytes),
                 landlock: ruleset,
-                filter: sys::filter::program(std::process::id()),
+                filter: sys::filter::program(std::process::id(), terms.port.is_some()),
                 drop_bounding_set: sys::may_drop_bounding_set(),
             },
         })
@@ -257,7 +259,12 @@ fn landlock_rules(terms: &Terms) -> Result<Option<OwnedFd>, ConfinementError> {
             .add_rules(path_beneath_rules([&terms.secrets], AccessFs::ReadFile))?
             .add_rules(path_beneath_rules([&terms.scratch], write))?
             .add_rules(path_beneath_rules(&terms.sockets, socket))?
-            .add_rules(path_beneath_rules(&terms.api, AccessFs::ResolveUnix))?;
+            .add_rules(path_beneath_rules(&terms.api, AccessFs::ResolveUnix))?
+            .add_rules(
+                terms
+                    .port
+                    .map(|port| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::BindTcp))),
+            )?;
         Ok(ruleset.into())
     };
     rules().map_err(ConfinementError::Landlock)
@@ -307,6 +314,7 @@ mod tests {
             scratch: "/tmp".into(),
             secrets: "/run/secrets".into(),
             sockets: None,
+            port: None,
             api: None,
             max_file_bytes: 1,
             folder: "/".into(),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anchorhold_envelope::fields::NameError;
 use anchorhold_kms_wire::client::{Endpoint, EndpointError, TlsTrust};
 use anchorhold_manifest::{
-    API_SOCKET, API_SOCKET_VARIABLE, CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_SOCKET,
-    JOB_SOCKET_VARIABLE, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest, ManifestError,
-    PersonalData, SECRETS_DIR, TLS_PORT,
+    API_SOCKET, API_SOCKET_VARIABLE, CONTROL_PORT, Contract, HEARTBEAT_PORT, JOB_PORT_VARIABLE,
+    JOB_SOCKET, JOB_SOCKET_VARIABLE, JobStderr, KEY_SERVICE_CA_PATH, MANIFEST_PATH, Manifest,
+    ManifestError, PersonalData, SECRETS_DIR, SETTINGS_VARIABLE, TLS_PORT,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,9 +31,9 @@ use crate::nsm::{Claims, Device, Nsm as _, NsmError};
 use crate::reaper::{Orphans, Reaper};
 use crate::sealed_log;
 use crate::secrets::{SecretError, Secrets, Wanted};
-use crate::service::{self, Ended, Service};
+use crate::service::{self, Ended, Place, Service};
 use crate::stream::{Listener, Parent as _, Vsock};
-use crate::sys::SpawnError;
+use crate::sys::{self, SpawnError};
 use crate::tls::{self, Door, Identity, IdentityError};
 use crate::window::Window;
 
@@ -107,6 +107,11 @@ pub enum RuntimeError {
     /// The local API cannot be served.
     #[error("{API_SOCKET} cannot be listened on: {0}")]
     Api(#[source] io::Error),
+    /// There is no loopback interface.
+    #[error(
+        "the loopback interface cannot be used, which http.port in anchorhold.toml needs: {0}. The kernel needs CONFIG_INET; without it, leave the port out, and have the job listen on its Unix socket"
+    )]
+    Loopback(#[source] io::Error),
     /// The folder of the job's socket cannot be made.
     #[error("the folder of {JOB_SOCKET} cannot be made: {0}")]
     SocketFolder(#[source] io::Error),
@@ -197,7 +202,10 @@ async fn serve(manifest: Manifest, nsm: Device, recipient: Recipient) -> Result<
     };
     let service = manifest.http.as_ref().map(|http| {
         let terms = service::Terms {
-            socket: PathBuf::from(JOB_SOCKET),
+            place: match http.port {
+                Some(port) => Place::Port(port),
+                None => Place::Socket(PathBuf::from(JOB_SOCKET)),
+            },
             http: http.clone(),
             request_timeout: Duration::from_secs(manifest.job.timeout_seconds),
         };
@@ -366,12 +374,21 @@ fn launcher(
     // Others than the owner may pass through, for their own files, and not look around.
     make_folder(Path::new(SECRETS_DIR), 0o711).map_err(RuntimeError::SecretsFolder)?;
     let mut environment = manifest.job.environment.clone();
-    let sockets = if manifest.job.contract == Contract::Http {
-        environment.insert(JOB_SOCKET_VARIABLE.to_owned(), JOB_SOCKET.to_owned());
-        Some(service::make_folder(Path::new(JOB_SOCKET)).map_err(RuntimeError::SocketFolder)?)
-    } else {
-        None
+    if let Some(settings) = &manifest.job.settings {
+        environment.insert(SETTINGS_VARIABLE.to_owned(), settings.to_string());
+    }
+    let port = manifest.http.as_ref().and_then(|http| http.port);
+    let sockets = match (manifest.job.contract, port) {
+        (Contract::Http, None) => {
+            environment.insert(JOB_SOCKET_VARIABLE.to_owned(), JOB_SOCKET.to_owned());
+            Some(service::make_folder(Path::new(JOB_SOCKET)).map_err(RuntimeError::SocketFolder)?)
+        }
+        _ => None,
     };
+    if let Some(port) = port {
+        environment.insert(JOB_PORT_VARIABLE.to_owned(), port.to_string());
+        sys::provide_loopback().map_err(RuntimeError::Loopback)?;
+    }
     let api = if manifest.api.is_some() {
         environment.insert(API_SOCKET_VARIABLE.to_owned(), API_SOCKET.to_owned());
         Some(api::make_folder(Path::new(API_SOCKET)).map_err(RuntimeError::Api)?)
@@ -382,6 +399,7 @@ fn launcher(
         command: manifest.job.command.clone(),
         environment,
         sockets: sockets.clone(),
+        port,
         api,
         scratch: PathBuf::from(SCRATCH_DIR),
         secrets: PathBuf::from(SECRETS_DIR),

@@ -7,7 +7,9 @@
 mod keeper;
 mod relay;
 
+use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anchorhold_manifest::{Http, Restart};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 pub use keeper::Ended;
@@ -28,11 +31,38 @@ const READY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the job may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where a job listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On a Unix socket in a folder of its own.
+    Socket(PathBuf),
+    /// On a port of 127.0.0.1. Nobody but jobs can make sockets of that kind in here, the runtime aside, which listens on
+    /// none; and no job can connect to one where the kernel has Landlock's rules for that.
+    Port(u16),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Socket(path) => path.display().fmt(formatter),
+            Place::Port(port) => write!(formatter, "127.0.0.1:{port}"),
+        }
+    }
+}
+
+/// A connection to the job, of either kind.
+pub type Connection = Box<dyn Duplex>;
+
+/// Bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 /// What a service is and what it may be asked.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// Where the job listens.
-    pub socket: PathBuf,
+    pub place: Place,
     /// `[http]` of the manifest.
     pub http: Http,
     /// How long one request may take, from its head to its answer's last byte.
@@ -141,7 +171,7 @@ impl Service {
     ///
     /// # Errors
     /// See [`ServiceError`]; after ten seconds of waiting at most.
-    pub async fn connect(&self) -> Result<UnixStream, ServiceError> {
+    pub async fn connect(&self) -> Result<Connection, ServiceError> {
         let mut state = self.state.subscribe();
         let ready = state.wait_for(|state| *state != State::NotReady);
         match tokio::time::timeout(READY_PATIENCE, ready).await {
@@ -153,24 +183,60 @@ impl Service {
         self.dial().await
     }
 
-    /// A connection to the job's socket, and to nobody else's, whether the job is ready or not: the folder is the job's,
-    /// and what it puts there may lead to a socket of the runtime.
+    /// A connection to where the job listens, and to nobody else, whether the job is ready or not.
     ///
     /// # Errors
     /// [`ServiceError::Connect`] and [`ServiceError::NotTheJob`].
-    pub async fn dial(&self) -> Result<UnixStream, ServiceError> {
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&self.terms.socket))
+    pub async fn dial(&self) -> Result<Connection, ServiceError> {
+        let dialled = async {
+            match &self.terms.place {
+                Place::Socket(path) => {
+                    let stream = UnixStream::connect(path)
+                        .await
+                        .map_err(ServiceError::Connect)?;
+                    self.check_peer(&stream)?;
+                    Ok(Box::new(stream) as Connection)
+                }
+                Place::Port(port) => dial_port(*port).await,
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, dialled)
             .await
-            .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
-            .map_err(ServiceError::Connect)?;
+            .unwrap_or_else(|_| Err(ServiceError::Connect(io::ErrorKind::TimedOut.into())))
+    }
+
+    /// The folder is the job's, and what it puts there may lead to a socket of the runtime.
+    fn check_peer(&self, stream: &UnixStream) -> Result<(), ServiceError> {
         let peer = stream.peer_cred().map_err(ServiceError::Connect)?;
         let itself = i32::try_from(std::process::id()).ok();
         let other_user = self.owner.is_some_and(|uid| uid != peer.uid());
         if peer.pid().is_none() || peer.pid() == itself || other_user {
             return Err(ServiceError::NotTheJob);
         }
-        Ok(stream)
+        Ok(())
     }
+}
+
+async fn dial_port(port: u16) -> Result<Connection, ServiceError> {
+    let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .await
+        .map_err(ServiceError::Connect)?;
+    let local = stream.local_addr().map_err(ServiceError::Connect)?;
+    let peer = stream.peer_addr().map_err(ServiceError::Connect)?;
+    check_ends(&local, &peer)?;
+    stream.set_nodelay(true).map_err(ServiceError::Connect)?;
+    Ok(Box::new(stream))
+}
+
+/// Where nobody listens, a socket that is given the very port that it connects to meets itself.
+///
+/// # Errors
+/// [`ServiceError::NotTheJob`] where it has.
+pub fn check_ends(local: &SocketAddr, peer: &SocketAddr) -> Result<(), ServiceError> {
+    if local == peer {
+        return Err(ServiceError::NotTheJob);
+    }
+    Ok(())
 }
 
 /// Makes the folder that the job's socket lies in.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use anchorhold_enclave::isolation::{Confinement, Terms};
 use anchorhold_enclave::jobs::{Launcher, Stderr};
 use anchorhold_enclave::reaper::{Exit, Orphans, Reaper};
-use anchorhold_enclave::service::{self, Ended, Service, ServiceError};
-use anchorhold_manifest::{Http, JOB_SOCKET_VARIABLE, Restart};
+use anchorhold_enclave::service::{self, Ended, Place, Service, ServiceError};
+use anchorhold_manifest::{Http, JOB_PORT_VARIABLE, JOB_SOCKET_VARIABLE, Restart};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -28,8 +28,10 @@ const START: &str = "ANCHORHOLD_TEST_START";
 /// The job's part. As one of the tests it does nothing.
 #[test]
 fn as_a_job() {
-    if let (Ok(socket), Ok(start)) = (std::env::var(JOB_SOCKET_VARIABLE), std::env::var(START)) {
-        serve::serve(Path::new(&socket), &start);
+    let variables = [JOB_SOCKET_VARIABLE, JOB_PORT_VARIABLE];
+    let place = variables.iter().find_map(|name| std::env::var(name).ok());
+    if let (Some(place), Ok(start)) = (place, std::env::var(START)) {
+        serve::serve(&place, &start);
     }
 }
 
@@ -69,16 +71,22 @@ impl Stage {
         let sockets = service::make_folder(&socket).expect("a folder");
         let program = support::Program::of_this_test();
         let command = program.command("as_a_job");
+        let (variable, said, place) = match http.port {
+            Some(port) => (JOB_PORT_VARIABLE, port.to_string(), Place::Port(port)),
+            None => (
+                JOB_SOCKET_VARIABLE,
+                socket.to_str().expect("text").to_owned(),
+                Place::Socket(socket),
+            ),
+        };
         let terms = Terms {
             environment: [
-                (
-                    JOB_SOCKET_VARIABLE.to_owned(),
-                    socket.to_str().expect("text").to_owned(),
-                ),
+                (variable.to_owned(), said),
                 (START.to_owned(), start.to_owned()),
             ]
             .into(),
-            sockets: Some(sockets.clone()),
+            sockets: http.port.is_none().then(|| sockets.clone()),
+            port: http.port,
             ..support::isolation_terms(command, &folder.path().join("scratch"))
         };
         let confinement = Confinement::prepare(&terms).expect("walls can be put up");
@@ -92,7 +100,7 @@ impl Stage {
             None,
         ));
         let terms = service::Terms {
-            socket,
+            place,
             http,
             request_timeout,
         };
@@ -269,7 +277,7 @@ async fn a_program_that_is_not_there_is_not_tried_again() {
         Stderr::Drop,
     );
     let terms = service::Terms {
-        socket: folder.path().join("http.sock"),
+        place: Place::Socket(folder.path().join("http.sock")),
         http: Http::default(),
         request_timeout: Duration::from_mins(1),
     };
@@ -446,4 +454,91 @@ async fn the_runtime_itself_is_never_taken_for_the_job() {
     // The keeper removes what an earlier job left; this one stays in the place that it dials.
     drop(launcher);
     assert!(matches!(service.dial().await, Err(ServiceError::NotTheJob)));
+}
+
+/// A port that was free a moment ago. Each test starts looking elsewhere.
+fn free_port(from: u16) -> u16 {
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (from..from + 500).find(is_free).expect("a free port")
+}
+
+fn on_port(port: u16) -> Http {
+    Http {
+        port: Some(port),
+        ..Http::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_may_listen_on_a_loopback_port_and_is_started_again_there() {
+    let stage = Stage::new("", on_port(free_port(20_000))).await;
+    let large: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
+    for round in 1..=3 {
+        stage
+            .until(|standing| standing.ready && standing.starts == round)
+            .await;
+        let (status, echoed) = stage.ask(post("/echo", large.clone())).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(echoed == large, "a large body comes back as it was");
+        // Not with GET, which is asked again of the next one.
+        let (status, _) = stage.ask(post("/exit/3", "now")).await;
+        assert_eq!(status, StatusCode::BAD_GATEWAY);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_with_a_port_gets_that_port_and_nothing_else_of_the_network() {
+    let port = free_port(21_000);
+    let stage = Stage::new("", on_port(port)).await;
+    stage.until(|standing| standing.ready).await;
+    let another = free_port(22_000);
+    let (status, said) = stage.get(&format!("/network/{another}")).await;
+    assert_eq!(status, StatusCode::OK);
+    for refused in [
+        "datagrams: permission denied",
+        "version 6: permission denied",
+    ] {
+        assert!(said.contains(refused), "{said}");
+    }
+    // Whom else the job could reach on this interface, and where else it could wait for somebody.
+    if landlock_knows_ports() {
+        for refused in ["listen: permission denied", "connect: permission denied"] {
+            assert!(said.contains(refused), "{said}");
+        }
+        // Not even itself.
+        let (_, said) = stage.get(&format!("/network/{port}")).await;
+        assert!(said.contains("connect: permission denied"), "{said}");
+    }
+    // One that listens on a socket has no network at all.
+    let stage = Stage::new("", Http::default()).await;
+    let (_, said) = stage.get(&format!("/network/{another}")).await;
+    assert_eq!(said.matches("permission denied").count(), 4, "{said}");
+}
+
+fn landlock_knows_ports() -> bool {
+    let version = anchorhold_enclave::sys::landlock_version();
+    let knows = version.is_some_and(|landlock| landlock.version >= 4);
+    if !knows {
+        let words = "NOT TESTED: this kernel's Landlock has no rules for ports\n";
+        let _ = io::Write::write_all(&mut io::stderr(), words.as_bytes());
+    }
+    knows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_meets_itself_is_not_taken_for_the_job() {
+    // Nobody listens there; a connecting socket that is given the same port by chance would meet itself.
+    let stage = Stage::prepared("", on_port(free_port(23_000)), Duration::from_mins(1));
+    assert!(stage.service.dial().await.is_err());
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a port");
+    let itself = socket.local_addr().expect("it is bound");
+    let met = socket.connect(itself).await.expect("it meets itself");
+    let ends = (met.local_addr(), met.peer_addr());
+    assert!(matches!(
+        service::check_ends(&ends.0.expect("bound"), &ends.1.expect("connected")),
+        Err(ServiceError::NotTheJob)
+    ));
 }

@@ -28,6 +28,8 @@ pub struct KeyPolicy {
     pub principal: Option<String>,
     /// Who administers the key, seals and opens.
     pub owner: Option<String>,
+    /// Nobody seals or opens outside of the images, the owner neither.
+    pub inside_only: bool,
     /// SHA-256 fingerprints of the roots whose documents count, in place of AWS's alone. None: AWS's alone, and the
     /// policy is one that AWS's own service understands.
     pub anchors: Vec<[u8; 32]>,
@@ -58,7 +60,7 @@ impl KeyPolicy {
         let mut statements = Vec::new();
         if let Some(owner) = &self.owner {
             statements.push(json!({
-                "Sid": "OwnerAdministersSealsAndOpens",
+                "Sid": if self.inside_only { "OwnerAdministers" } else { "OwnerAdministersSealsAndOpens" },
                 "Effect": "Allow",
                 "Principal": { "AWS": owner },
                 "Action": "kms:*",
@@ -85,6 +87,7 @@ impl KeyPolicy {
         let mut outside = Map::new();
         outside.insert("Null".to_owned(), json!({ IMAGE: "true" }));
         let denied = match (&self.principal, &self.owner) {
+            _ if self.inside_only => Some("*"),
             (Some(principal), owner) if owner.as_ref() != Some(principal) => {
                 Some(principal.as_str())
             }
@@ -98,11 +101,25 @@ impl KeyPolicy {
             _ => None,
         };
         if let Some(principal) = denied {
+            let mut actions = vec![
+                "kms:Decrypt",
+                "kms:GenerateDataKey",
+                "kms:GenerateDataKeyPair",
+                "kms:ReEncrypt*",
+            ];
+            if self.inside_only {
+                // What is sealed under the key was sealed by one of the images.
+                actions.extend([
+                    "kms:Encrypt",
+                    "kms:GenerateDataKeyWithoutPlaintext",
+                    "kms:GenerateDataKeyPairWithoutPlaintext",
+                ]);
+            }
             statements.push(json!({
                 "Sid": "NothingOutsideAnEnclave",
                 "Effect": "Deny",
                 "Principal": { "AWS": principal },
-                "Action": ["kms:Decrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyPair", "kms:ReEncrypt*"],
+                "Action": actions,
                 "Resource": "*",
                 "Condition": outside,
             }));
@@ -215,6 +232,7 @@ mod tests {
             by_signer: false,
             principal: Some(HOST.to_owned()),
             owner: Some(OWNER.to_owned()),
+            inside_only: false,
             anchors: Vec::new(),
         }
     }
@@ -281,6 +299,25 @@ mod tests {
         signed.images.push(measured(0xbb, None));
         assert_eq!(signed.statements(), Err(PolicyError::Unsigned));
         assert_eq!(policy(&[]).statements(), Err(PolicyError::NoImage));
+    }
+
+    #[test]
+    fn a_key_for_the_inside_alone_is_denied_to_everybody_outside_the_owner_too() {
+        for principal in [Some("arn:aws:iam::111122223333:role/host".to_owned()), None] {
+            let policy = KeyPolicy {
+                inside_only: true,
+                principal,
+                ..policy(&[measured(0xaa, None)])
+            };
+            let statements = policy.statements().unwrap();
+            let denied = &statements[2];
+            assert_eq!(denied["Effect"], "Deny");
+            assert_eq!(denied["Principal"]["AWS"], "*");
+            assert_eq!(denied["Condition"], json!({ "Null": { IMAGE: "true" } }));
+            let actions = denied["Action"].as_array().unwrap();
+            assert!(actions.contains(&json!("kms:Encrypt")));
+            assert!(actions.contains(&json!("kms:Decrypt")));
+        }
     }
 
     #[test]

@@ -483,7 +483,9 @@ fn launch_sandbox(
             let _ = sender.send(made);
         });
         let (memory_mib, cpus) = launch.resources(manifest.as_ref().map(|of| &of.resources));
+        let http = manifest.as_ref().and_then(|of| of.http.as_ref());
         let enclave = sandbox::start(sandbox::Start {
+            loopback: http.is_some_and(|http| http.port.is_some()),
             cid: launch.cid,
             memory_mib,
             cpus,

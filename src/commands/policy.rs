@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// Add a statement that lets this ARN administer the key, seal and open
     #[arg(long, value_name = "ARN")]
     owner: Option<String>,
+    /// Nobody seals or opens outside of the image, the owner neither: for keys whose data never leaves, such as custody's
+    #[arg(long)]
+    inside_only: bool,
     /// Admit this older image as well, until all enclaves run the new one
     #[arg(long, value_name = "IMAGE")]
     roll_over: Vec<PathBuf>,
@@ -60,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         by_signer: arguments.signer,
         principal: arguments.principal.clone(),
         owner: arguments.owner.clone(),
+        inside_only: arguments.inside_only,
         anchors: fingerprints(&arguments.anchor)?,
     };
     if arguments.terraform {
@@ -87,6 +91,7 @@ pub(crate) fn key_policy(
         by_signer: false,
         principal: principal.map(str::to_owned),
         owner: owner.map(str::to_owned),
+        inside_only: false,
         anchors: vec![anchor.fingerprint()],
     };
     Ok(policy.document()?)

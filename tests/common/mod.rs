@@ -11,6 +11,7 @@
 )]
 
 pub mod aws_layout;
+pub mod channel;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

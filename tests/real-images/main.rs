@@ -1,4 +1,5 @@
-//! Container images that real tools made (debootstrap, umoci, skopeo, buildah), and a job in Python that runs from one.
+//! Container images that real tools made (debootstrap, umoci, skopeo, buildah), and jobs in Python and Node that run from
+//! them.
 //! Set up by `tests/real-images/setup DIR`, found in `ANCHORHOLD_REAL_IMAGES`.
 
 #[path = "../common/mod.rs"]
@@ -7,6 +8,11 @@ mod common;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use anchorhold_job_cards::card::CardNumber;
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::channel::Channel;
 use common::{House, Who};
 use serde_json::{Value, json};
 
@@ -95,4 +101,125 @@ fn a_python_job_runs_from_what_every_tool_makes_and_forms_of_one_image_measure_t
         assert_eq!(answers, [answer("GRÜSSE"), answer("ZWEI")], "{tool}");
         std::fs::remove_file(result).expect("the result");
     }
+}
+
+/// A job of `enclave/jobs/validate` in an enclave, beside the same job in Rust: same answers, sealed records too.
+fn validates(language: &str, name: &'static str, place: &str) {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    let more = format!(
+        "[secrets.fingerprint-key]\nas = \"api\"\n\n[api]\nsecrets = [\"fingerprint-key\"]\ngrant = [\"open\", \"seal\"]\n\n\
+         [http]\nready_path = \"/ready\"\n{place}\n[resources]\nmemory_mib = 2048\ncpus = 1\n\n[log]\njob_stderr = \"forward\"\n"
+    );
+    // The command comes from the container image.
+    let manifest = house
+        .manifest(&["/none"], "alias/validate", &more)
+        .replace("command = [\"/none\"]\n", "contract = \"http\"\n");
+    let manifest = house.write("validate.toml", manifest);
+    let image = build(
+        &house,
+        &format!("validate-{language}.tar"),
+        &manifest,
+        "validate.eif",
+    );
+    house.key("alias/validate", &house.policy(&image, "policy.json"));
+    let key = [7; 32];
+    let sealed = house.seal(
+        "alias/validate",
+        &["--secret", "fingerprint-key"],
+        &key,
+        "key.sealed",
+    );
+    let secret = format!("fingerprint-key={}", sealed.display());
+    let enclave = house.enclave(&image, name, &["--secret", &secret]);
+    house.console_says(enclave.name, 0, "the job is ready");
+    house.console_says(enclave.name, 0, &format!("{language} "));
+    let mut channel = Channel::new(&house, &image, enclave.name);
+
+    let mut asked = 0;
+    let sample = include_str!("../../enclave/jobs/cards/sample.ndjson");
+    let more = [
+        "4111x",
+        "",
+        "- -",
+        "3056 930902 5904",
+        "9000 0000 0001",
+        "6759649826438453",
+        "4222222222222",
+    ];
+    let more = more.map(|pan| json!({ "id": pan.len(), "pan": pan }).to_string());
+    for line in sample.lines().map(str::to_owned).chain(more) {
+        let Ok(record) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        let pan = record["pan"].as_str().unwrap_or_default();
+        if !record["pan"].is_string() && !record["pan"].is_null() {
+            continue;
+        }
+        let expected = match CardNumber::parse(pan) {
+            Ok(number) => {
+                let digits: String = number.digits().iter().map(ToString::to_string).collect();
+                let mac = hmac::Key::new(hmac::HMAC_SHA256, &key);
+                json!({
+                    "id": record["id"], "valid": true, "scheme": number.scheme().name(), "digits": digits.len(),
+                    "last4": digits[digits.len() - 4..],
+                    "fingerprint": hex::encode(hmac::sign(&mac, digits.as_bytes())),
+                })
+            }
+            Err(refusal) => {
+                json!({ "id": record["id"], "valid": false, "error": { "code": refusal.code() } })
+            }
+        };
+        let (status, answer) = channel.post("/v1/validate", None, &record);
+        assert_eq!((status, &answer), (200, &expected), "{record}");
+        asked += 1;
+    }
+    assert!(asked > 10, "{asked}");
+
+    // Sealed there and back, through the local API.
+    let record = json!({ "id": 1, "pan": "4111111111111111" }).to_string();
+    let sealed = house.seal(
+        "alias/validate",
+        &["--context", "a=b"],
+        record.as_bytes(),
+        "record.sealed",
+    );
+    let sealed = std::fs::read(sealed).expect("a message");
+    let (status, answer) = channel.post(
+        "/v1/validate",
+        None,
+        &json!({ "sealed": STANDARD.encode(&sealed) }),
+    );
+    assert_eq!(status, 200, "{answer}");
+    let answer = STANDARD
+        .decode(answer["sealed"].as_str().expect("text"))
+        .expect("base64");
+    let answer = house.open(&house.write("answer.sealed", answer), &["--context", "a=b"]);
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    assert_eq!(
+        (&answer["valid"], &answer["last4"]),
+        (&json!(true), &json!("1111"))
+    );
+
+    for wrong in [
+        json!({ "sealed": STANDARD.encode(&sealed[..50]) }),
+        json!({ "pan": 7 }),
+        json!([]),
+        json!({ "sealed": 7 }),
+    ] {
+        let (status, answer) = channel.post("/v1/validate", None, &wrong);
+        assert_eq!(status, 400, "{wrong}: {answer}");
+    }
+    let (status, _) = channel.send("POST", "/v1/validate", None, &vec![b'x'; 70_000]);
+    assert_eq!(status, 413);
+}
+
+#[test]
+fn a_python_job_validates_cards_through_the_local_api() {
+    validates("python", "in-python", "");
+}
+
+#[test]
+fn a_node_job_validates_cards_through_the_local_api_on_a_loopback_port() {
+    validates("node", "in-node", "port = 8080\n");
 }

@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
+use anchorhold_envelope::{Header, Limits, Parse};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::common::channel::Channel;
 use crate::common::{House, Who, shared};
 
 const CARDS: &str = "enclave/jobs/cards";
@@ -155,6 +159,132 @@ fn twenty_thousand_records_are_tokenized_and_only_the_second_policy_lets_them_ba
     for ((id, digits, _), outcome) in tokens.iter().zip(&numbers_back) {
         assert_eq!(outcome["id"], *id);
         assert_eq!(outcome["pan"], **digits);
+    }
+}
+
+const ANALYST: &str = "the-token-that-only-the-analyst-has";
+
+/// `[api]`, the contract, and who may detokenize: the analyst.
+fn service_manifest(house: &House, alias: &str, settings: &str) -> String {
+    house
+        .manifest(
+            &["/job", "serve"],
+            alias,
+            "[secrets.tokenization-key]\nas = \"api\"\n\n[api]\nsecrets = [\"tokenization-key\"]\ngrant = [\"data-keys\"]\n\n\
+             [http]\nready_path = \"/ready\"\n\n[log]\njob_stderr = \"forward\"\n",
+        )
+        .replace(
+            "[key_service]",
+            &format!("contract = \"http\"\n\n{settings}\n[key_service]"),
+        )
+}
+
+#[test]
+fn over_attested_tls_numbers_become_tokens_and_only_the_measured_caller_gets_them_back() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, ANALYST.as_bytes());
+    let settings = format!(
+        "[job.settings]\nkey = {{ secret = \"tokenization-key\" }}\n\
+         [job.settings.detokenize.analyst]\ntoken_sha256 = \"{}\"\n",
+        hex::encode(digest)
+    );
+    let manifest = service_manifest(&house, "alias/cards", &settings);
+    let image = house.image(CARDS, &manifest, "service.eif");
+    house.key("alias/cards", &house.policy(&image, "cards.json"));
+    let key = house.seal(
+        "alias/cards",
+        &["--secret", "tokenization-key"],
+        &[7; 32],
+        "key.sealed",
+    );
+    let secret = format!("tokenization-key={}", key.display());
+    let enclave = house.enclave(&image, "cards", &["--secret", &secret]);
+    house.console_says(enclave.name, 0, "the job is ready");
+
+    let mut channel = Channel::new(&house, &image, enclave.name);
+    let number = "4111111111111111";
+    let (status, tokenized) =
+        channel.post("/v1/tokenize", None, &json!({ "id": 1, "pan": number }));
+    assert_eq!(
+        (status, &tokenized["scheme"]),
+        (200, &json!("visa")),
+        "{tokenized}"
+    );
+    let token = json!({ "id": 1, "token": tokenized["token"] });
+    let (status, _) = channel.post("/v1/detokenize", None, &token);
+    assert_eq!(status, 401);
+    let (status, _) = channel.post("/v1/detokenize", Some(&ANALYST.to_uppercase()), &token);
+    assert_eq!(status, 401);
+    let (status, back) = channel.post("/v1/detokenize", Some(ANALYST), &token);
+    assert_eq!((status, &back), (200, &json!({ "id": 1, "pan": number })));
+    let (status, valid) = channel.post("/v1/validate", None, &json!({ "pan": "4111111111111112" }));
+    assert_eq!((status, &valid["error"]["code"]), (200, &json!("luhn")));
+    let (status, masked) = channel.post("/v1/mask", None, &json!({ "note": number }));
+    assert_eq!(
+        (status, &masked),
+        (200, &json!({ "note": "************1111" }))
+    );
+    // In bulk, the same; the tokens are those that the job of lines makes under the same key.
+    let body = format!("{}\n", json!({ "id": 1, "pan": number })).repeat(1000);
+    let (status, bulk) = channel.send("POST", "/v1/bulk/tokenize", None, body.as_bytes());
+    assert_eq!(status, 200);
+    let answers = lines(&bulk);
+    assert_eq!(answers.len(), 1000);
+    assert!(answers.iter().all(|answer| *answer == tokenized));
+    house.console_says(enclave.name, 0, "analyst detokenized 1");
+    assert!(!house.console(enclave.name).contains(number));
+}
+
+#[test]
+fn the_tokenization_key_may_be_a_data_key_and_nobody_detokenizes_whom_the_manifest_does_not_name() {
+    let mut house = House::new();
+    let _service = house.key_service(&[]);
+    // The key is made first, as its ciphertext is measured; its policy follows.
+    let first = house.image(
+        CARDS,
+        &service_manifest(&house, "alias/cards", ""),
+        "first.eif",
+    );
+    let arn = house.key("alias/cards", &house.policy(&first, "first.json"));
+    // Any message under the key has a data key of that context.
+    let sealed = house.seal(
+        "alias/cards",
+        &["--context", "use=tokens"],
+        b"",
+        "any.sealed",
+    );
+    let sealed = std::fs::read(sealed).expect("a message");
+    let Ok(Parse::Complete { header, .. }) = Header::parse(&sealed, &Limits::default()) else {
+        panic!("a whole message");
+    };
+    let ciphertext = STANDARD.encode(&header.data_keys()[0].ciphertext);
+    let settings = format!(
+        "[job.settings.key.data-key]\nciphertext = \"{ciphertext}\"\ncontext = {{ use = \"tokens\" }}\n"
+    );
+    let manifest = service_manifest(&house, "alias/cards", &settings)
+        .replace("[secrets.tokenization-key]\nas = \"api\"\n", "")
+        .replace("secrets = [\"tokenization-key\"]\n", "");
+    let image = house.image(CARDS, &manifest, "service.eif");
+    let policy = house.policy(&image, "cards.json");
+    let policy = policy.to_str().expect("UTF-8");
+    house.must(
+        Who::Owner,
+        ["kms", "put-key-policy", "--key", &arn, "--policy", policy],
+    );
+    let enclave = house.enclave(&image, "cards", &[]);
+    house.console_says(enclave.name, 0, "the job is ready");
+    let mut channel = Channel::new(&house, &image, enclave.name);
+    let (status, tokenized) =
+        channel.post("/v1/tokenize", None, &json!({ "pan": "4111111111111111" }));
+    assert_eq!(status, 200, "{tokenized}");
+    let token = json!({ "token": tokenized["token"] });
+    for shown in [None, Some(ANALYST)] {
+        let (status, refused) = channel.post("/v1/detokenize", shown, &token);
+        assert_eq!(
+            (status, &refused["error"]["code"]),
+            (403, &json!("forbidden"))
+        );
     }
 }
 

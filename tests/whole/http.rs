@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
+use crate::common::channel::Channel;
 use crate::common::{House, Running, Who};
 
 fn enclave<'a>(house: &'a House, more: &str) -> Running<'a> {
@@ -92,5 +93,35 @@ fn the_enclave_ends_with_its_job_where_the_manifest_says_so() {
     let said = String::from_utf8_lossy(&outcome.stderr);
     if !said.contains("the job ended with exit code 3") {
         house.console_says("odd-service", 0, "the job ended with exit code 3");
+    }
+}
+
+#[test]
+fn a_job_serves_on_a_loopback_port_and_reaches_nothing_else_of_the_network() {
+    let house = House::new();
+    let enclave = enclave(&house, "[http]\nport = 8080\nready_path = \"/ready\"\n");
+    house.console_says(enclave.name, 0, "the job is ready");
+    let image = house.path("odd-service.eif");
+    let mut channel = Channel::new(&house, &image, enclave.name);
+    let body: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
+    let (status, echoed) = channel.send("POST", "/echo", None, &body);
+    assert_eq!(status, 200);
+    assert!(echoed == body, "a large body comes back as it was");
+    // Another port of its own, itself, datagrams, version 6.
+    let (status, said) = channel.send("GET", "/network/8081", None, &[]);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(status, 200);
+    for kind in ["datagrams", "version 6"] {
+        assert!(
+            said.contains(&format!("{kind}: permission denied")),
+            "{said}"
+        );
+    }
+    // By Landlock from version 4; there is nobody to be reached in any case.
+    assert!(!said.contains("connect: done"), "{said}");
+    // What the parent can reach of the enclave is vsock.
+    for port in [8080, 8081] {
+        let answer = exchange(&house, port, "GET /echo HTTP/1.1\r\nhost: e\r\n\r\n");
+        assert!(answer.is_err(), "{answer:?}");
     }
 }

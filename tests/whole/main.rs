@@ -11,6 +11,7 @@ mod backends;
 mod cards;
 mod conformance;
 mod contract;
+mod custody;
 mod fields;
 mod http;
 mod images;

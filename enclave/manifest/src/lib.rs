@@ -34,6 +34,10 @@ pub const API_SOCKET: &str = "/run/anchorhold/api.sock";
 pub const API_SOCKET_VARIABLE: &str = "ANCHORHOLD_API_SOCKET";
 /// The variable that tells a job of contract `http` where to listen.
 pub const JOB_SOCKET_VARIABLE: &str = "ANCHORHOLD_HTTP_SOCKET";
+/// The same for one that listens on a port of the loopback interface.
+pub const JOB_PORT_VARIABLE: &str = "ANCHORHOLD_HTTP_PORT";
+/// The variable in which a job finds `[job.settings]`, as JSON.
+pub const SETTINGS_VARIABLE: &str = "ANCHORHOLD_JOB_SETTINGS";
 /// The folder in the enclave's memory where the job finds each of its secrets as a file.
 pub const SECRETS_DIR: &str = "/run/secrets";
 
@@ -53,6 +57,8 @@ pub const DEFAULT_MANIFEST: &str = "[job]\ncommand = [\"/job\"]\n";
 
 /// The longest manifest that is accepted, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
+/// The longest `[job.settings]`, as JSON, in bytes: half of what the kernel takes for one variable.
+pub const MAX_SETTINGS_BYTES: usize = 64 * 1024;
 
 /// The whole of `anchorhold.toml`, defaults filled in and every value checked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,6 +111,9 @@ pub struct Job {
     pub working_directory: Option<String>,
     /// Who the job runs as, where the enclave has several users; none: an id that the runtime chooses.
     pub user: Option<User>,
+    /// What the job itself is told, and judges: it finds the table as JSON in [`SETTINGS_VARIABLE`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settings: Option<serde_json::Value>,
 }
 
 /// `user = "uid:gid"`: numbers, neither of them root's.
@@ -147,7 +156,8 @@ pub struct JobDefaults {
 pub enum Contract {
     /// One process for each call: lines of JSON in, one line out for each.
     Lines,
-    /// One process that answers HTTP requests on a Unix socket ([`JOB_SOCKET`]), and is started again when it ends.
+    /// One process that answers HTTP requests on a Unix socket ([`JOB_SOCKET`]) or a loopback port, and is started again
+    /// when it ends.
     Http,
     /// One process at the enclave's start; the enclave ends with its exit code.
     Once,
@@ -170,6 +180,10 @@ pub struct LineFields {
 /// `[http]`: how a job that serves requests is kept, and what a request may take of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Http {
+    /// The port of 127.0.0.1 on which the job listens, in place of its Unix socket. 1024 to 32,767: below what Linux gives
+    /// to sockets that connect, or the runtime could meet itself where nobody listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Path that answers a GET with 200 to 299 once the job can serve; none: it can as soon as it accepts connections.
     pub ready_path: Option<String>,
     /// Seconds from its start until it must be ready. 1 to 3600.
@@ -187,6 +201,7 @@ pub struct Http {
 impl Default for Http {
     fn default() -> Http {
         Http {
+            port: None,
             ready_path: None,
             ready_seconds: 30,
             restart: Restart::Always,
@@ -534,6 +549,7 @@ fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestEr
         "timeout_seconds",
         "working_directory",
         "user",
+        "settings",
     ])?;
     let mut environment = BTreeMap::new();
     for (name, value) in &defaults.environment {
@@ -589,7 +605,22 @@ fn read_job(table: &Table<'_>, defaults: &JobDefaults) -> Result<Job, ManifestEr
         timeout_seconds: table.integer("timeout_seconds", 1, 86_400)?.unwrap_or(600),
         working_directory,
         user,
+        settings: read_settings(table)?,
     })
+}
+
+fn read_settings(table: &Table<'_>) -> Result<Option<serde_json::Value>, ManifestError> {
+    let settings = table.json("settings")?;
+    if let Some(settings) = &settings
+        && settings.to_string().len() > MAX_SETTINGS_BYTES
+    {
+        return Err(table.invalid(
+            "settings",
+            "is longer than 65,536 bytes as JSON",
+            "put what is long into a file of the image, and name that",
+        ));
+    }
+    Ok(settings)
 }
 
 fn read_command(table: &Table<'_>, default: &[String]) -> Result<Vec<String>, ManifestError> {
@@ -637,6 +668,7 @@ fn read_http(root: &Table<'_>, contract: Contract) -> Result<Option<Http>, Manif
         ));
     }
     table.only(&[
+        "port",
         "ready_path",
         "ready_seconds",
         "restart",
@@ -650,6 +682,7 @@ fn read_http(root: &Table<'_>, contract: Contract) -> Result<Option<Http>, Manif
         ("never", Restart::Never),
     ];
     Ok(Some(Http {
+        port: table.integer("port", 1024, 32_767)?,
         ready_path: table
             .string("ready_path")?
             .map(|path| path.checked(check::request_path))

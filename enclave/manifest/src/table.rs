@@ -11,6 +11,9 @@ use toml::de::{DeTable, DeValue};
 use crate::check::{Reason, nearest};
 use crate::error::{ManifestError, Position};
 
+/// Levels of a table that is passed on as JSON.
+const MOST_LEVELS: usize = 16;
+
 /// The parsed text.
 pub(crate) struct Document<'i> {
     text: &'i str,
@@ -300,6 +303,76 @@ impl<'d> Table<'d> {
         };
         let chosen = texts.into_iter().map(|text| text.chosen(words));
         chosen.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A table as JSON, whatever its keys are.
+    pub(crate) fn json(&self, key: &str) -> Result<Option<serde_json::Value>, ManifestError> {
+        self.table(key)?.map(|table| table.as_json(1)).transpose()
+    }
+
+    fn as_json(&self, depth: usize) -> Result<serde_json::Value, ManifestError> {
+        let mut object = serde_json::Map::new();
+        for (name, value) in self.entries.into_iter().flatten() {
+            let name = name.get_ref();
+            let value = self.value_as_json(name, value, depth)?;
+            object.insert(name.to_string(), value);
+        }
+        Ok(object.into())
+    }
+
+    fn value_as_json(
+        &self,
+        key: &str,
+        value: &'d Spanned<DeValue<'d>>,
+        depth: usize,
+    ) -> Result<serde_json::Value, ManifestError> {
+        let refuse = |problem, remedy| {
+            Err(ManifestError::Invalid {
+                key: self.path_of(key),
+                at: self.position(&value.span()),
+                problem,
+                remedy,
+            })
+        };
+        if depth > MOST_LEVELS {
+            return refuse("lies too deep", "write it with 16 levels at most");
+        }
+        Ok(match value.get_ref() {
+            DeValue::String(text) => text.as_ref().into(),
+            DeValue::Boolean(truth) => (*truth).into(),
+            DeValue::Integer(digits) => {
+                match i64::from_str_radix(digits.as_str(), digits.radix()) {
+                    Ok(number) => number.into(),
+                    Err(_) => {
+                        return refuse(
+                            "is no number that fits 64 bits",
+                            "write it as a string, in quotes",
+                        );
+                    }
+                }
+            }
+            DeValue::Float(digits) => match digits.as_str().parse::<f64>() {
+                Ok(number) if number.is_finite() => number.into(),
+                _ => return refuse("is no number in JSON", "write a finite number"),
+            },
+            DeValue::Datetime(_) => {
+                return refuse("is a date, which JSON does not have", "put it in quotes");
+            }
+            DeValue::Array(entries) => {
+                let mut list = Vec::with_capacity(entries.len());
+                for entry in &**entries {
+                    list.push(self.value_as_json(key, entry, depth + 1)?);
+                }
+                list.into()
+            }
+            DeValue::Table(entries) => Table {
+                text: self.text,
+                path: self.path_of(key),
+                start: value.span().start,
+                entries: Some(entries),
+            }
+            .as_json(depth + 1)?,
+        })
     }
 
     /// An error about a key of this table, at the key itself.

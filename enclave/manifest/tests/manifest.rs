@@ -106,7 +106,7 @@ fn an_unknown_key_is_named_with_its_place_and_a_suggestion() {
     assert_eq!(
         error.to_string(),
         "line 3, column 3: unknown key `job.time_out_seconds`: did you mean `timeout_seconds`? \
-         (known here: command, contract, environment, max_line_bytes, timeout_seconds, working_directory, user)"
+         (known here: command, contract, environment, max_line_bytes, timeout_seconds, working_directory, user, settings)"
     );
 }
 
@@ -390,10 +390,11 @@ fn a_service_has_limits_of_its_own_and_they_are_for_services_alone() {
     assert_eq!(manifest.job.contract, Contract::Http);
     assert_eq!(manifest.http, Some(Http::default()));
     let text = format!(
-        "{text}[http]\nready_path = \"/health?x=1\"\nready_seconds = 3\nrestart = \"on-failure\"\n\
+        "{text}[http]\nport = 8080\nready_path = \"/health?x=1\"\nready_seconds = 3\nrestart = \"on-failure\"\n\
          max_requests = 2\nmax_header_bytes = 8192\nmax_body_bytes = 0\n"
     );
     let expected = Http {
+        port: Some(8080),
         ready_path: Some("/health?x=1".to_owned()),
         ready_seconds: 3,
         restart: Restart::OnFailure,
@@ -412,11 +413,48 @@ fn a_service_has_limits_of_its_own_and_they_are_for_services_alone() {
             "http.max_requests",
         ),
         (text.replace("8192", "100"), "http.max_header_bytes"),
+        // Whom only root may be, and whom a connecting socket may happen to be.
+        (text.replace("8080", "1023"), "http.port"),
+        (text.replace("8080", "32768"), "http.port"),
         (text.replace("max_requests", "requests"), "http.requests"),
     ] {
         assert_eq!(refusal(&wrong).key(), Some(key), "{wrong}");
     }
     assert_eq!(Manifest::parse(DEFAULT_MANIFEST).unwrap().http, None);
+}
+
+#[test]
+fn settings_are_the_jobs_own_and_come_to_it_as_json() {
+    let text = "[job]\ncommand = [\"/job\"]\n[job.settings]\nname = \"ü\"\nlimit = 0x10\nratio = 0.5\non = true\n\
+                [job.settings.keys.a]\nlist = [1, [\"b\"], { c = -1 }]\n";
+    let settings = Manifest::parse(text).unwrap().job.settings.unwrap();
+    let expected = serde_json::json!({
+        "name": "ü", "limit": 16, "ratio": 0.5, "on": true,
+        "keys": { "a": { "list": [1, ["b"], { "c": -1 }] } },
+    });
+    assert_eq!(settings, expected);
+    assert_eq!(
+        Manifest::parse(DEFAULT_MANIFEST).unwrap().job.settings,
+        None
+    );
+    let nested = |levels: usize| format!("a = {}1{}", "[".repeat(levels), "]".repeat(levels));
+    let with = |line: &str| format!("[job]\ncommand = [\"/job\"]\n[job.settings]\n{line}\n");
+    assert!(Manifest::parse(&with(&nested(15))).is_ok());
+    for (line, key) in [
+        ("when = 2026-01-01", "job.settings.when"),
+        ("big = 99999999999999999999", "job.settings.big"),
+        ("far = inf", "job.settings.far"),
+        ("a.b = nan", "job.settings.a.b"),
+        (&nested(16), "job.settings.a"),
+        // A tab is one byte here and two in JSON.
+        (&format!("a = '{}'", "\t".repeat(40_000)), "job.settings"),
+    ] {
+        assert_eq!(refusal(&with(line)).key(), Some(key));
+    }
+    assert_eq!(
+        refusal("[job]\ncommand = [\"/job\"]\nsettings = 1\n").key(),
+        Some("job.settings")
+    );
 }
 
 const SERVICE: &str = "[job]\ncommand = [\"/job\"]\n[key_service]\nendpoint = \"https://k\"\nkey = \"alias/k\"\nregion = \"r\"\n";

@@ -13,7 +13,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Service, State, again};
+use super::{Place, Service, State, again};
 use crate::jobs::{Kept, Launcher};
 use crate::reaper::Exit;
 use crate::sys::SpawnError;
@@ -55,8 +55,10 @@ pub(super) async fn keep(service: &Service, launcher: &Arc<Launcher>) -> Ended {
     } = service;
     let mut pauses = Pauses::default();
     let ended = loop {
-        // What an earlier one left there would refuse this one its address.
-        let _ = std::fs::remove_file(&terms.socket);
+        if let Place::Socket(path) = &terms.place {
+            // What an earlier one left there would refuse this one its address.
+            let _ = std::fs::remove_file(path);
+        }
         tally.starts.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         let job = match launcher.start_service().await {
@@ -72,6 +74,7 @@ pub(super) async fn keep(service: &Service, launcher: &Arc<Launcher>) -> Ended {
         };
         let life = live(job, service).await;
         state.send_replace(State::NotReady);
+        service.idle.clear();
         let (success, exit) = match life {
             Life::Ended(exit) => {
                 crate::log!("the job {exit}");
@@ -81,7 +84,7 @@ pub(super) async fn keep(service: &Service, launcher: &Arc<Launcher>) -> Ended {
                 crate::log!(
                     "the job was not ready {} seconds after its start, and was ended. It must accept connections on {}{}",
                     terms.http.ready_seconds,
-                    terms.socket.display(),
+                    terms.place,
                     terms
                         .http
                         .ready_path

@@ -485,6 +485,13 @@ impl Idle {
     }
 }
 
+impl Idle {
+    /// Lets go of all: they lead to a job that has ended.
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
 impl Waiting {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(SendRequest<RequestBody>, Instant)>> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)

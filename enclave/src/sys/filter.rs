@@ -47,6 +47,8 @@ const NEW_NAMESPACES: u32 = 0x7E02_0000;
 const PERSONALITY_QUERY: u32 = 0xFFFF_FFFF;
 /// Init: signals to it, and its limits, are not the job's business.
 const INIT: u32 = 1;
+/// The low bits of a socket's type; the others are flags (linux/net.h).
+const SOCK_TYPE_MASK: u32 = 0xF;
 /// `kill(-1)`: everyone.
 const EVERYONE: u32 = 0xFFFF_FFFF;
 
@@ -63,6 +65,9 @@ pub(crate) enum When {
     IsNot(u32, &'static [u32]),
     /// If the argument has any of these bits.
     Has(u32, u32),
+    /// Unless it makes a Unix socket, or, where jobs listen on the loopback interface, one of TCP over IPv4: other protocols
+    /// over streams (SCTP, MPTCP, SMC) are not fenced in by Landlock.
+    IsNoSocketOfJobs,
 }
 
 /// One call that jobs are refused.
@@ -92,7 +97,7 @@ const fn deny_when(call: c_long, when: When) -> Rule {
 /// What jobs may not call. One rule for each call at most (a test says so).
 pub(crate) const RULES: &[Rule] = &[
     // The network and vsock: the runtime alone speaks to the outside. AF_UNIX stays: many runtimes need socketpairs.
-    deny_when(SYS_socket, When::IsNot(0, &[libc::AF_UNIX as u32])),
+    deny_when(SYS_socket, When::IsNoSocketOfJobs),
     deny_when(SYS_socketpair, When::IsNot(0, &[libc::AF_UNIX as u32])),
     // The NSM: a job that could attest could speak for the enclave. Terminals: nothing is typed into the console.
     deny_when(SYS_ioctl, When::Is(1, &[NSM_IOCTL, TIOCSTI, TIOCLINUX])),
@@ -196,6 +201,7 @@ const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 #[cfg(target_arch = "x86_64")]
 const JUMP_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 const JUMP_ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
 // Verdicts (linux/seccomp.h).
@@ -223,8 +229,9 @@ const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// The program that enforces [`RULES`]. `runtime` is the runtime's own pid: 1, unless there is no pid namespace.
-pub(crate) fn program(runtime: u32) -> Vec<sock_filter> {
+/// The program that enforces [`RULES`]. `runtime` is the runtime's own pid: 1, unless there is no pid namespace. `loopback`:
+/// jobs listen on a port of the loopback interface.
+pub(crate) fn program(runtime: u32, loopback: bool) -> Vec<sock_filter> {
     let mut program = vec![
         statement(LOAD_WORD, OFFSET_ARCHITECTURE),
         // Another architecture's numbers mean other calls: end the process rather than misjudge it.
@@ -266,6 +273,7 @@ pub(crate) fn program(runtime: u32) -> Vec<sock_filter> {
                 refuse,
                 statement(RETURN, ALLOW),
             ],
+            When::IsNoSocketOfJobs => refuse_other_sockets(loopback, refuse),
         };
         program.push(jump(
             JUMP_EQUAL,
@@ -277,6 +285,29 @@ pub(crate) fn program(runtime: u32) -> Vec<sock_filter> {
     }
     program.push(statement(RETURN, ALLOW));
     program
+}
+
+fn refuse_other_sockets(loopback: bool, refuse: sock_filter) -> Vec<sock_filter> {
+    let allow = statement(RETURN, ALLOW);
+    let mut body = vec![
+        statement(LOAD_WORD, offset_argument(0)),
+        jump(JUMP_EQUAL, libc::AF_UNIX as u32, 0, 1),
+        allow,
+    ];
+    if loopback {
+        body.extend([
+            jump(JUMP_EQUAL, libc::AF_INET as u32, 0, 7),
+            statement(LOAD_WORD, offset_argument(1)),
+            statement(AND, SOCK_TYPE_MASK),
+            jump(JUMP_EQUAL, libc::SOCK_STREAM as u32, 0, 4),
+            statement(LOAD_WORD, offset_argument(2)),
+            jump(JUMP_EQUAL, libc::IPPROTO_IP as u32, 1, 0),
+            jump(JUMP_EQUAL, libc::IPPROTO_TCP as u32, 0, 1),
+            allow,
+        ]);
+    }
+    body.push(refuse);
+    body
 }
 
 fn refuse_if_one_of(argument: u32, values: &[u32], refuse: sock_filter) -> Vec<sock_filter> {
@@ -299,7 +330,15 @@ mod tests {
 
     /// Runs a filter as the kernel would.
     fn verdict(number: c_long, architecture: u32, arguments: [u64; 6]) -> u32 {
-        let program = program(RUNTIME);
+        verdict_of(&program(RUNTIME, false), number, architecture, arguments)
+    }
+
+    fn verdict_of(
+        program: &[sock_filter],
+        number: c_long,
+        architecture: u32,
+        arguments: [u64; 6],
+    ) -> u32 {
         let mut data = Vec::new();
         data.extend(u32::try_from(number).expect("a number").to_le_bytes());
         data.extend(architecture.to_le_bytes());
@@ -319,6 +358,10 @@ mod tests {
                     continue;
                 }
                 RETURN => return instruction.k,
+                AND => {
+                    accumulator &= instruction.k;
+                    continue;
+                }
                 JUMP_EQUAL => accumulator == instruction.k,
                 JUMP_AT_LEAST => accumulator >= instruction.k,
                 JUMP_ANY_BIT => accumulator & instruction.k != 0,
@@ -346,7 +389,7 @@ mod tests {
 
     #[test]
     fn the_program_is_within_the_kernels_limit() {
-        assert!(program(RUNTIME).len() < 4096);
+        assert!(program(RUNTIME, true).len() < 4096);
     }
 
     #[test]
@@ -387,6 +430,39 @@ mod tests {
         // AF_UNIX in the upper half must not hide AF_VSOCK in the lower.
         assert_eq!(call(SYS_socket, [0x1_0000_0028, 1, 0, 0, 0, 0]), REFUSED);
         assert_eq!(call(SYS_socket, [0xFF_0000_0001, 1, 0, 0, 0, 0]), ALLOW);
+    }
+
+    #[test]
+    fn tcp_over_ipv4_and_nothing_else_of_the_network_is_for_jobs_that_listen_on_a_port() {
+        let program = program(RUNTIME, true);
+        let socket = |family: i32, kind: i32, protocol: i32| {
+            let arguments = [family, kind, protocol, 0, 0, 0];
+            let arguments = arguments.map(|argument| u64::try_from(argument).expect("small"));
+            verdict_of(&program, SYS_socket, ARCHITECTURE, arguments)
+        };
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        for kind in [libc::SOCK_STREAM, libc::SOCK_STREAM | flags] {
+            for protocol in [0, libc::IPPROTO_TCP] {
+                assert_eq!(socket(libc::AF_INET, kind, protocol), ALLOW);
+            }
+            for protocol in [libc::IPPROTO_SCTP, libc::IPPROTO_MPTCP, 256, 17, 1] {
+                assert_eq!(socket(libc::AF_INET, kind, protocol), REFUSED);
+            }
+        }
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_SEQPACKET, 0, 6] {
+            assert_eq!(socket(libc::AF_INET, kind | flags, 0), REFUSED);
+        }
+        for family in [
+            0,
+            libc::AF_INET6,
+            libc::AF_NETLINK,
+            libc::AF_PACKET,
+            libc::AF_VSOCK,
+            43,
+        ] {
+            assert_eq!(socket(family, libc::SOCK_STREAM, 0), REFUSED);
+        }
+        assert_eq!(socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0), ALLOW);
     }
 
     #[test]

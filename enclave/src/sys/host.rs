@@ -1,7 +1,8 @@
 //! Calls about this process and its kernel: randomness, dumps, capabilities, Landlock's version.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// A Landlock ruleset's descriptor and the kernel's version of the interface, as reported to the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,34 @@ pub(crate) fn load_module(file: BorrowedFd<'_>, is_compressed: bool) -> io::Resu
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Brings the loopback interface up, unless it is (netdevice(7)). In a sandbox it is before the enclave's first
+/// instruction, and what is asked for here is closed.
+///
+/// # Errors
+/// The kernel's: it has no IPv4, or does not let this process.
+pub fn provide_loopback() -> io::Result<()> {
+    // Has an address only where it is up.
+    let is_up = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop);
+    let Err(down) = is_up() else { return Ok(()) };
+    if down.kind() != io::ErrorKind::AddrNotAvailable {
+        return Err(down);
+    }
+    // SAFETY: the call takes three numbers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    check(socket.min(0))?;
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: a structure of numbers, of which zero is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // `lo`; characters have a sign on some machines and none on others.
+    request.ifr_name[..2].copy_from_slice(&[0x6c, 0x6f]);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is a struct ifreq with a name that ends in zero, and outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    check(result)?;
+    is_up()
 }
 
 /// Forbids other processes of the same uid to read this one's memory or trace it (`PR_SET_DUMPABLE`).
@@ -181,6 +210,11 @@ mod tests {
             .expect("CapEff is there");
         let told = u64::from_str_radix(line.trim(), 16).expect("hexadecimal");
         assert_eq!(effective_capabilities(), told);
+    }
+
+    #[test]
+    fn a_loopback_interface_that_is_up_stays_as_it_is() {
+        provide_loopback().expect("machines that run tests have one");
     }
 
     #[test]

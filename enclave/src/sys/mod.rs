@@ -12,7 +12,7 @@ mod wait;
 pub(crate) use host::load_module;
 pub use host::{
     Landlock, add_entropy, adopt_orphans, drop_core_dumps, landlock_version, may_drop_bounding_set,
-    refuse_dumps,
+    provide_loopback, refuse_dumps,
 };
 pub(crate) use readiness::{watch_listener, watch_stream};
 pub use spawn::{Identity, Limit, Plan, SpawnError, Step, spawn};

@@ -469,6 +469,7 @@ pub(crate) fn isolation_terms(command: Vec<String>, scratch: &Path) -> isolation
         scratch: scratch.to_owned(),
         secrets: PathBuf::from("/nowhere"),
         sockets: None,
+        port: None,
         api: None,
         max_file_bytes: 1 << 20,
         folder: PathBuf::from("/"),

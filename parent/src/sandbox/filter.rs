@@ -1,8 +1,8 @@
 //! The seccomp filter around the whole enclave: which system calls the supervisor answers, which are closed, which pass.
 //!
 //! It decides by the call's number and by register arguments alone, which no other thread can change; it never looks at
-//! memory. It must never let a call pass that makes a socket of another family than Unix or that leaves the sandbox's
-//! namespaces. The runtime inside may stack stricter filters of its own on top (for the job), and none can loosen this one.
+//! memory. It must never let a call pass that makes a socket of another family than Unix (and TCP over IPv4, for an enclave
+//! that has a loopback interface and nothing else in its network) or that leaves the sandbox's namespaces. The runtime inside may stack stricter filters of its own on top (for the job), and none can loosen this one.
 #![expect(
     clippy::cast_sign_loss,
     reason = "the kernel takes the same bits for signed and for unsigned numbers"
@@ -38,6 +38,8 @@ pub(crate) struct FilterOptions {
     /// Sockets made by the enclave itself (Unix) are allowed. Not where neither a network namespace nor Landlock keeps
     /// abstract names of the host out of reach; pairs always are.
     pub(crate) own_unix_sockets: bool,
+    /// The enclave's network namespace has a loopback interface, and its job may listen there.
+    pub(crate) loopback: bool,
 }
 
 /// Calls that no enclave makes: (number, error, who would need it and why it is closed).
@@ -261,6 +263,9 @@ pub(crate) fn filter(options: FilterOptions) -> Vec<sock_filter> {
         socket.extend(if_equal(libc::AF_UNIX as u32, ALLOW));
     }
     socket.extend(if_equal(libc::AF_VSOCK as u32, NOTIFY));
+    if options.loopback {
+        socket.extend(tcp_over_ipv4());
+    }
     socket.push(ret_error(libc::EAFNOSUPPORT));
     program.on(libc::SYS_socket, &socket);
 
@@ -270,6 +275,16 @@ pub(crate) fn filter(options: FilterOptions) -> Vec<sock_filter> {
     program.on(libc::SYS_socketpair, &pair);
 
     let mut set_option = vec![load_argument(1)];
+    if options.loopback {
+        // TCP_ULP puts other protocols of the kernel (TLS, MPTCP) into a socket.
+        let mut tcp = vec![load_argument(2)];
+        tcp.extend(if_equal(libc::TCP_ULP as u32, ret_error(libc::ENOPROTOOPT)));
+        tcp.push(ALLOW);
+        let mut jump = instruction(JUMP_EQUAL, libc::IPPROTO_TCP as u32);
+        jump.jf = tcp.len() as u8;
+        set_option.push(jump);
+        set_option.extend(tcp);
+    }
     set_option.extend(if_equal(VSOCK_LEVEL, NOTIFY));
     set_option.extend(unless_equal_allow(libc::SOL_SOCKET as u32));
     set_option.push(load_argument(2));
@@ -363,6 +378,27 @@ fn if_equal(value: u32, then: sock_filter) -> [sock_filter; 2] {
     [jump, then]
 }
 
+/// With the family loaded: what allows `socket(AF_INET, SOCK_STREAM…, 0 or IPPROTO_TCP)`, and goes on else.
+fn tcp_over_ipv4() -> Vec<sock_filter> {
+    let unless = |value: u32, over: u8| {
+        let mut jump = instruction(JUMP_EQUAL, value);
+        jump.jf = over;
+        jump
+    };
+    let mut is_plain = instruction(JUMP_EQUAL, 0);
+    is_plain.jt = 1;
+    vec![
+        unless(libc::AF_INET as u32, 7),
+        load_argument(1),
+        and(0xF),
+        unless(libc::SOCK_STREAM as u32, 4),
+        load_argument(2),
+        is_plain,
+        unless(libc::IPPROTO_TCP as u32, 1),
+        ALLOW,
+    ]
+}
+
 fn unless_equal_allow(value: u32) -> [sock_filter; 2] {
     let mut jump = instruction(JUMP_EQUAL, value);
     jump.jt = 1;
@@ -407,6 +443,7 @@ mod tests {
     const OPTIONS: FilterOptions = FilterOptions {
         processors_fixed: true,
         own_unix_sockets: true,
+        loopback: false,
     };
 
     /// Runs a filter as the kernel would.
@@ -458,6 +495,49 @@ mod tests {
                 "family {family}"
             );
         }
+    }
+
+    #[test]
+    fn with_a_loopback_interface_tcp_over_ipv4_passes_too_and_nothing_else() {
+        let program = filter(FilterOptions {
+            loopback: true,
+            ..OPTIONS
+        });
+        let run = |number: c_long, arguments: [u64; 3]| {
+            let [first, second, third] = arguments;
+            let arguments = [first, second, third, 0, 0, 0];
+            run(&program, ARCHITECTURE, number as u32, arguments)
+        };
+        let socket = |family: i32, kind: i32, protocol: i32| {
+            run(
+                libc::SYS_socket,
+                [family as u64, kind as u64, protocol as u64],
+            )
+        };
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        for family in 0..=64 {
+            for kind in 0..16 {
+                for protocol in [0, 6, 17, 132, 256, 262] {
+                    let expected = match family {
+                        libc::AF_UNIX => libc::SECCOMP_RET_ALLOW,
+                        libc::AF_VSOCK => libc::SECCOMP_RET_USER_NOTIF,
+                        libc::AF_INET if kind == 1 && matches!(protocol, 0 | 6) => {
+                            libc::SECCOMP_RET_ALLOW
+                        }
+                        _ => error(libc::EAFNOSUPPORT),
+                    };
+                    let found = socket(family, kind | flags, protocol);
+                    assert_eq!(found, expected, "{family} {kind} {protocol}");
+                }
+            }
+        }
+        let option =
+            |level: i32, option: i32| run(libc::SYS_setsockopt, [3, level as u64, option as u64]);
+        assert_eq!(option(6, libc::TCP_ULP), error(libc::ENOPROTOOPT));
+        assert_eq!(option(6, libc::TCP_NODELAY), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(option(40, 0), libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(option(1, 20), libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(option(1, 76), error(libc::ENOPROTOOPT));
     }
 
     #[test]

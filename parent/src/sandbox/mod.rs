@@ -76,6 +76,8 @@ pub struct Start {
     pub directory: PathBuf,
     /// How it is confined.
     pub isolation: Isolation,
+    /// Whether its network has a loopback interface. It never has another.
+    pub loopback: bool,
     /// The root file system.
     pub entries: Vec<Entry>,
     /// What runs in it.
@@ -151,6 +153,11 @@ pub enum StartError {
         "reduced isolation must be started as root (inside a container); as another user, use namespaces"
     )]
     ReducedNeedsRoot,
+    /// Without a network namespace, the loopback interface is the host's.
+    #[error(
+        "the image's job listens on a loopback port (http.port in anchorhold.toml), which under reduced isolation would be the host's own: use namespaces, or leave the port out and have the job listen on its Unix socket"
+    )]
+    LoopbackIsTheHosts,
     /// /proc is not mounted.
     #[error("/proc is not mounted, without which the enclave's calls cannot be answered")]
     NoProc,
@@ -320,6 +327,7 @@ pub fn start(start: Start) -> Result<Enclave, StartError> {
         cpus: start.cpus.max(1),
         directory: directory.clone(),
         isolation: start.isolation,
+        loopback: start.loopback,
         entries: start.entries,
         program: start.program,
         nsm: start.nsm,
@@ -444,6 +452,7 @@ pub fn try_out() -> Result<LaunchReport, StartError> {
         cpus: 1,
         directory: folder.path().join("enclave"),
         isolation: Isolation::Namespaces,
+        loopback: false,
         entries: vec![init],
         program: Program::init(),
         nsm: Box::new(move || {

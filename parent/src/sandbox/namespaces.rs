@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     /// Where the root is a plain directory (Reduced isolation without mounts), that directory.
     pub(crate) plain_root: Option<CString>,
     pub(crate) ids: Ids,
+    /// The enclave's network gets a loopback interface. Only with a network namespace.
+    pub(crate) loopback: bool,
     pub(crate) control: RawFd,
     pub(crate) console: RawFd,
     pub(crate) entries: Vec<Entry>,
@@ -87,6 +89,7 @@ pub(crate) enum Step {
     Descriptors = 1,
     Directory,
     Ids,
+    Loopback,
     Limits,
     Private,
     RootMount,
@@ -102,10 +105,11 @@ pub(crate) enum Step {
     Execute,
 }
 
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     Step::Descriptors,
     Step::Directory,
     Step::Ids,
+    Step::Loopback,
     Step::Limits,
     Step::Private,
     Step::RootMount,
@@ -262,6 +266,9 @@ fn prepare(plan: &Plan, control: &mut RawFd) -> Result<(), Failure> {
             // The cgroup that this process was put into becomes the root of what it sees.
             let _ = nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP);
             process::name_host(c"enclave").at(Step::Ids)?;
+            if plan.loopback {
+                process::raise_loopback().at(Step::Loopback)?;
+            }
             limit(plan, word)?;
             shut_out_host(plan)?;
             process::keep_capabilities(CAPABILITIES).at(Step::Capabilities)?;

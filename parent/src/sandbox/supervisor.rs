@@ -58,6 +58,7 @@ pub(crate) struct Order {
     pub(crate) cpus: u32,
     pub(crate) directory: PathBuf,
     pub(crate) isolation: Isolation,
+    pub(crate) loopback: bool,
     pub(crate) entries: Vec<Entry>,
     pub(crate) program: Program,
     /// Makes the NSM; called while the new process sets itself up.
@@ -333,6 +334,9 @@ impl Supervisor {
             Ids::Outside(_) => process::landlock_abi(),
             _ => 0,
         };
+        if order.loopback && matches!(ids, Ids::Outside(_)) {
+            return Err(StartError::LoopbackIsTheHosts);
+        }
         if let Ids::Outside(_) = ids {
             missing.extend(super::missing_in_reduced(landlock));
             if nix::sys::stat::stat("/proc/self/mem").is_err() {
@@ -346,6 +350,7 @@ impl Supervisor {
         let options = |processors_fixed| FilterOptions {
             processors_fixed,
             own_unix_sockets,
+            loopback: order.loopback,
         };
         let memory = u64::from(order.memory_mib) << 20;
         let (console_read, console_write) =
@@ -408,6 +413,7 @@ impl Supervisor {
             directory: path(&order.directory)?,
             plain_root,
             ids,
+            loopback: order.loopback,
             control: theirs.as_raw_fd(),
             console: console_write.as_raw_fd(),
             entries: order.entries,
@@ -834,6 +840,7 @@ fn explain(failure: Failure, plan: &Plan) -> StartError {
         Step::Descriptors => "placing descriptors",
         Step::Directory => "entering the enclave's folder",
         Step::Ids => "becoming the namespace's root",
+        Step::Loopback => "bringing the loopback interface up",
         Step::Limits => "setting limits",
         Step::Private => "making mounts private",
         Step::RootMount => "mounting a root in memory",

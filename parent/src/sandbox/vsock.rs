@@ -771,8 +771,8 @@ impl Vsock {
         }
     }
 
-    /// `connect` and `bind` of a socket that is not ours. The kernel may do as it likes: the enclave's Unix sockets live in
-    /// its own network namespace and see its own files. So do ours, should one take the descriptor's number in the meantime.
+    /// `connect` and `bind` of a socket that is not ours. The kernel may do as it likes: the enclave's Unix sockets, and those
+    /// of its loopback interface, live in its own network namespace and see its own files. So do ours, should one take the descriptor's number in the meantime.
     fn foreign(&self) -> Outcome {
         if self.own_unix_sockets {
             Outcome::CONTINUE

@@ -159,6 +159,7 @@ fn start_with(
         cpus: 1,
         directory: dir.to_owned(),
         isolation,
+        loopback: false,
         entries,
         program: Program::init(),
         nsm: Box::new(|| {
@@ -765,6 +766,7 @@ fn refusals() {
             cpus: 1,
             directory: folder.path().to_owned(),
             isolation: Isolation::Namespaces,
+            loopback: false,
             entries: Vec::new(),
             program: Program::init(),
             nsm: Box::new(|| unreachable!("nothing is started")),
@@ -778,6 +780,7 @@ fn refusals() {
         cpus: 1,
         directory: folder.path().to_owned(),
         isolation: Isolation::Namespaces,
+        loopback: false,
         entries: entries("hello"),
         program: Program::init(),
         nsm: Box::new(|| Err(StartError::Nsm("wrong checksum".into()))),
@@ -787,6 +790,21 @@ fn refusals() {
         std::fs::read(folder.path().join("console.log")).unwrap(),
         b""
     );
+    if is_root() {
+        // Without a network namespace, the loopback interface would be the host's.
+        let refused = sandbox::start(Start {
+            cid: CID,
+            memory_mib: MEMORY_MIB,
+            cpus: 1,
+            directory: folder.path().to_owned(),
+            isolation: Isolation::Reduced,
+            loopback: true,
+            entries: entries("hello"),
+            program: Program::init(),
+            nsm: Box::new(|| unreachable!("nothing is started")),
+        });
+        assert!(matches!(refused, Err(StartError::LoopbackIsTheHosts)));
+    }
     if !is_root() {
         let error = start_with(
             folder.path(),

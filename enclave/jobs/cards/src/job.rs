@@ -75,9 +75,10 @@ impl Job {
             let message = format!("the line has more than {MAX_LINE_BYTES} bytes");
             return record::fail(&Failure::format(message), None, out);
         }
-        match self.mode {
+        // What is wrong with a line stands in its answer.
+        let _ = match self.mode {
             Mode::Tokenize => record::tokenize(line, &self.tokenizer, out),
             Mode::Detokenize => record::detokenize(line, &self.tokenizer, out),
-        }
+        };
     }
 }

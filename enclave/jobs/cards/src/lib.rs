@@ -8,6 +8,7 @@
 //! - [`token`]: what a token is, and why.
 //! - [`mask`]: how card numbers in free text are found.
 //! - [`Job`]: lines in, lines out.
+//! - [`service`]: the same, and more, over HTTP.
 //!
 //! Nothing here may write a card number, or a part of one beyond its last four digits, to an error, a log or
 //! the output; `detokenize` alone answers with card numbers, as that is what it is for.
@@ -18,6 +19,7 @@ pub mod card;
 mod job;
 pub mod mask;
 mod record;
+pub mod service;
 pub mod token;
 
 pub use job::{Job, MAX_LINE_BYTES, Mode};

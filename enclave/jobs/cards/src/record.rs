@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::card::CardNumber;
+use crate::card::{CardNumber, Refusal};
 use crate::mask::{mask, mask_integer, may_hold_a_number};
 use crate::token::Tokenizer;
 
@@ -24,25 +24,31 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    pub(crate) fn new(code: &'static str, message: String) -> Self {
+        Self { code, message }
+    }
+
     pub(crate) fn format(message: impl Into<String>) -> Self {
-        Self {
-            code: "format",
-            message: message.into(),
+        Self::new("format", message.into())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure {
+            code: refusal.code(),
+            message: refusal.to_string(),
         }
     }
 }
 
+/// The code of what is wrong with a record, where something is.
+pub(crate) type Wrong = Option<&'static str>;
+
 /// Appends the answer to a record with a card number.
-pub(crate) fn tokenize(line: &[u8], tokenizer: &Tokenizer, out: &mut Vec<u8>) {
+pub(crate) fn tokenize(line: &[u8], tokenizer: &Tokenizer, out: &mut Vec<u8>) -> Wrong {
     answer(line, out, |record, out| {
-        let number = match record.text("pan")? {
-            Some(text) => CardNumber::parse(&text),
-            None => CardNumber::parse(""),
-        };
-        let number = number.map_err(|refusal| Failure {
-            code: refusal.code(),
-            message: refusal.to_string(),
-        })?;
+        let number = record.number()?.map_err(Failure::from)?;
         let token = tokenizer.token(&number);
         let digits = number.digits();
         open(record, digits, out);
@@ -62,11 +68,55 @@ pub(crate) fn tokenize(line: &[u8], tokenizer: &Tokenizer, out: &mut Vec<u8>) {
             }
         }
         Ok(())
-    });
+    })
+}
+
+/// Appends whether a record's card number is one.
+pub(crate) fn validate(line: &[u8], out: &mut Vec<u8>) -> Wrong {
+    answer(line, out, |record, out| {
+        match record.number()? {
+            Ok(number) => {
+                let digits = number.digits();
+                open(record, digits, out);
+                out.extend_from_slice(b",\"valid\":true,\"scheme\":\"");
+                out.extend_from_slice(number.scheme().name().as_bytes());
+                out.extend_from_slice(b"\",\"digits\":");
+                out.extend_from_slice(digits.len().to_string().as_bytes());
+                out.extend_from_slice(b",\"last4\":\"");
+                out.extend(digits[digits.len() - 4..].iter().map(|digit| b'0' + digit));
+                out.push(b'"');
+            }
+            Err(refusal) => {
+                open(record, &[], out);
+                out.extend_from_slice(b",\"valid\":false,");
+                put_failure(&Failure::from(refusal), out);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Appends the record with all card numbers in it masked, and nothing else changed.
+pub(crate) fn masked(line: &[u8], out: &mut Vec<u8>) -> Wrong {
+    answer(line, out, |record, out| {
+        // Also where it has no known range or is spaced as no other would be: the field says what it is.
+        let number = record.number().ok().and_then(Result::ok);
+        let own = number.as_ref().map_or(&[][..], CardNumber::digits);
+        out.push(b'{');
+        for (index, (name, value)) in record.0.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            put_string(&mask(name, own), out);
+            out.push(b':');
+            put_masked(value.get(), own, out);
+        }
+        Ok(())
+    })
 }
 
 /// Appends the answer to a record with a token.
-pub(crate) fn detokenize(line: &[u8], tokenizer: &Tokenizer, out: &mut Vec<u8>) {
+pub(crate) fn detokenize(line: &[u8], tokenizer: &Tokenizer, out: &mut Vec<u8>) -> Wrong {
     answer(line, out, |record, out| {
         let token = record.text("token")?.unwrap_or_default();
         let number = tokenizer.number(&token).map_err(|refusal| Failure {
@@ -78,7 +128,7 @@ pub(crate) fn detokenize(line: &[u8], tokenizer: &Tokenizer, out: &mut Vec<u8>) 
         out.extend_from_slice(number.as_str().as_bytes());
         out.push(b'"');
         Ok(())
-    });
+    })
 }
 
 /// Appends the answer to a line that is no record.
@@ -87,28 +137,41 @@ pub(crate) fn fail(failure: &Failure, record: Option<&Record<'_>>, out: &mut Vec
         Some(record) => open(record, &[], out),
         None => out.extend_from_slice(b"{\"id\":null"),
     }
-    out.extend_from_slice(b",\"error\":{\"code\":");
+    out.push(b',');
+    put_failure(failure, out);
+    out.extend_from_slice(b"}\n");
+}
+
+fn put_failure(failure: &Failure, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"error\":{\"code\":");
     put_string(failure.code, out);
     out.extend_from_slice(b",\"message\":");
     put_string(&failure.message, out);
-    out.extend_from_slice(b"}}\n");
+    out.push(b'}');
 }
 
 fn answer(
     line: &[u8],
     out: &mut Vec<u8>,
     write: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<(), Failure>,
-) {
+) -> Wrong {
     let start = out.len();
     let record = match Record::parse(line) {
         Ok(record) => record,
-        Err(failure) => return fail(&failure, None, out),
+        Err(failure) => {
+            fail(&failure, None, out);
+            return Some(failure.code);
+        }
     };
     match write(&record, out) {
-        Ok(()) => out.extend_from_slice(b"}\n"),
+        Ok(()) => {
+            out.extend_from_slice(b"}\n");
+            None
+        }
         Err(failure) => {
             out.truncate(start);
             fail(&failure, Some(&record), out);
+            Some(failure.code)
         }
     }
 }
@@ -174,6 +237,12 @@ impl<'a> Record<'a> {
                 "the field `{name}` is not a string"
             ))),
         }
+    }
+
+    /// Its card number, or why that is none.
+    fn number(&self) -> Result<Result<CardNumber, Refusal>, Failure> {
+        let text = self.text("pan")?;
+        Ok(CardNumber::parse(text.as_deref().unwrap_or_default()))
     }
 
     /// Two readers of an object with the same field twice may see two different records.

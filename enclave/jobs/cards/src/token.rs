@@ -51,6 +51,20 @@ pub enum KeyError {
         /// Why.
         source: io::Error,
     },
+    /// The runtime does not give it.
+    #[error("the runtime does not give the tokenization key: {0}")]
+    Runtime(#[from] anchorhold_job::Error),
+    /// The ciphertext in the settings is none.
+    #[error("key.data-key in [job.settings] is not base64")]
+    Ciphertext,
+    /// What the runtime gave is something else.
+    #[error(
+        "the tokenization key that the runtime gave is {length} bytes of something else than a key; it must be 32 raw bytes or 64 hex digits"
+    )]
+    Given {
+        /// How many bytes.
+        length: usize,
+    },
     /// The file holds something else.
     #[error(
         "the tokenization key {} is {length} bytes of something else than a key; it must be 32 raw bytes or 64 hex digits (`openssl rand -hex 32` makes them)",
@@ -167,6 +181,16 @@ impl Tokenizer {
                 path: path.to_owned(),
                 length,
             })
+    }
+
+    /// The key as the runtime gives it: 32 raw bytes, or 64 hex digits and perhaps a line end.
+    ///
+    /// # Errors
+    /// [`KeyError::Given`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        let length = bytes.len();
+        let key = parse_key(bytes).ok_or(KeyError::Given { length })?;
+        Ok(Self::new(&key))
     }
 
     /// The token of a number.

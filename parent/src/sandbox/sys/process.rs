@@ -321,6 +321,24 @@ pub(crate) fn name_host(name: &CStr) -> Result<(), Errno> {
     Ok(())
 }
 
+/// *child* Brings the loopback interface of this network namespace up, which gives it 127.0.0.1 (netdevice(7)).
+pub(crate) fn raise_loopback() -> Result<(), Errno> {
+    // SAFETY: the call takes three numbers.
+    let socket = check(
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
+    )?;
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket as RawFd) };
+    // SAFETY: a structure of numbers, of which zero is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // `lo`; characters have a sign on some machines and none on others.
+    request.ifr_name[..2].copy_from_slice(&[0x6c, 0x6f]);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is a struct ifreq with a name that ends in zero, and outlives the call.
+    let raised = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    check(raised.into()).map(drop)
+}
+
 /// *child* Becomes another program. Returns only if that failed.
 pub(crate) fn execute(path: &CStr, arguments: &Strings, environment: &Strings) -> Errno {
     // SAFETY: all strings end in NUL, both lists end in a null pointer, and all outlive the call.

@@ -17,9 +17,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 fn main() -> io::Result<()> {
-    if let Ok(socket) = std::env::var("ANCHORHOLD_HTTP_SOCKET") {
+    let variables = ["ANCHORHOLD_HTTP_SOCKET", "ANCHORHOLD_HTTP_PORT"];
+    if let Some(place) = variables.iter().find_map(|name| std::env::var(name).ok()) {
         let start = std::env::args().nth(1).unwrap_or_default();
-        serve::serve(std::path::Path::new(&socket), &start);
+        serve::serve(&place, &start);
     }
     let mut stdout = io::stdout().lock();
     if let Some(text) = std::env::args().nth(1)

@@ -3,9 +3,9 @@
 //! Also part of the enclave's own tests, which run it without an image.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,14 +15,14 @@ static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 /// Answers without end that somebody still takes.
 static DRIPPING: AtomicUsize = AtomicUsize::new(0);
 
-/// Serves as `start` says, and never returns: `""`, `exit N` at once, `deaf` (never listens), `unready` (`/ready` is
+/// Serves on a Unix socket or on a port of the loopback interface, as `start` says, and never returns: `""`, `exit N` at once, `deaf` (never listens), `unready` (`/ready` is
 /// answered with 503), `elsewhere PATH` (a link to another socket is put in the place of its own), `ask METHOD PATH[;…]`
 /// (asks the runtime over and over, and writes the answers to its standard error).
-pub(crate) fn serve(socket: &Path, start: &str) -> ! {
+pub(crate) fn serve(place: &str, start: &str) -> ! {
     match start.split_once(' ') {
         Some(("exit", code)) => exit(code.parse().unwrap_or(1)),
         Some(("elsewhere", other)) => {
-            let _ = std::os::unix::fs::symlink(other, socket);
+            let _ = std::os::unix::fs::symlink(other, place);
             forever()
         }
         Some(("ask", questions)) => {
@@ -44,15 +44,44 @@ pub(crate) fn serve(socket: &Path, start: &str) -> ! {
         "unready" => UNREADY.store(true, Ordering::Relaxed),
         _ => {}
     }
-    let listener = UnixListener::bind(socket).expect("the folder is the job's own");
-    for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || {
-            CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-            // A connection that breaks is none of the others' business.
-            let _ = connection(&stream);
-        });
+    if let Ok(port) = place.parse::<u16>() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || connected(stream.try_clone(), stream));
+        }
+    } else {
+        let listener = UnixListener::bind(place).expect("the folder is the job's own");
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || connected(stream.try_clone(), stream));
+        }
     }
     exit(70)
+}
+
+fn connected<S: Read + Write>(reader: io::Result<S>, writer: S) {
+    CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    // A connection that breaks is none of the others' business.
+    let _ = reader.and_then(|reader| connection(reader, writer));
+}
+
+/// What comes of attempts on the network: another port of the loopback interface, and sockets of other kinds.
+fn attempts(port: u16) -> String {
+    let there = (Ipv4Addr::LOCALHOST, port);
+    let outcomes = [
+        ("listen", TcpListener::bind(there).map(drop)),
+        ("connect", TcpStream::connect(there).map(drop)),
+        (
+            "datagrams",
+            UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map(drop),
+        ),
+        ("version 6", TcpListener::bind("[::1]:0").map(drop)),
+    ];
+    let mut text = String::new();
+    for (what, outcome) in outcomes {
+        let outcome = outcome.map_or_else(|error| error.kind().to_string(), |()| "done".to_owned());
+        let _ = writeln!(text, "{what}: {outcome}");
+    }
+    text
 }
 
 /// Asks the runtime one thing.
@@ -81,9 +110,8 @@ struct Head {
     chunked: bool,
 }
 
-fn connection(stream: &UnixStream) -> io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut writer = stream.try_clone()?;
+fn connection(reader: impl Read, mut writer: impl Write) -> io::Result<()> {
+    let mut reader = BufReader::new(reader);
     while let Some(head) = head(&mut reader)? {
         let path = head.target.split('?').next().unwrap_or_default().to_owned();
         let mut parts = path.trim_start_matches('/').splitn(2, '/');
@@ -161,6 +189,10 @@ fn connection(stream: &UnixStream) -> io::Result<()> {
                 UNREADY.store(false, Ordering::Relaxed);
                 answer(&mut writer, 200, b"ready")?;
             }
+            "network" => {
+                let port = number.and_then(|port| u16::try_from(port).ok());
+                answer(&mut writer, 200, attempts(port.unwrap_or(0)).as_bytes())?;
+            }
             "head" => answer(&mut writer, 200, head.text.as_bytes())?,
             "connections" => {
                 let count = CONNECTIONS.load(Ordering::Relaxed).to_string();
@@ -176,7 +208,7 @@ fn connection(stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Never ends by itself.
-fn drip(writer: &mut UnixStream) -> io::Result<()> {
+fn drip(writer: &mut impl Write) -> io::Result<()> {
     writer.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
     loop {
         writer.write_all(b"5\r\ndrip\n\r\n")?;
@@ -184,7 +216,7 @@ fn drip(writer: &mut UnixStream) -> io::Result<()> {
     }
 }
 
-fn answer(writer: &mut UnixStream, status: u16, body: &[u8]) -> io::Result<()> {
+fn answer(writer: &mut impl Write, status: u16, body: &[u8]) -> io::Result<()> {
     let head = format!(
         "HTTP/1.1 {status} .\r\ncontent-length: {}\r\n\r\n",
         body.len()
@@ -192,7 +224,7 @@ fn answer(writer: &mut UnixStream, status: u16, body: &[u8]) -> io::Result<()> {
     writer.write_all(&[head.as_bytes(), body].concat())
 }
 
-fn head(reader: &mut BufReader<UnixStream>) -> io::Result<Option<Head>> {
+fn head(reader: &mut BufReader<impl Read>) -> io::Result<Option<Head>> {
     let mut first = String::new();
     if reader.read_line(&mut first)? == 0 {
         return Ok(None);
@@ -219,12 +251,12 @@ fn head(reader: &mut BufReader<UnixStream>) -> io::Result<Option<Head>> {
 }
 
 /// Hands on a body as it comes.
-fn pieces(
-    reader: &mut BufReader<UnixStream>,
+fn pieces<R: Read>(
+    reader: &mut BufReader<R>,
     head: &Head,
     mut hand_on: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut some = |reader: &mut BufReader<UnixStream>, mut left: usize| -> io::Result<()> {
+    let mut some = |reader: &mut BufReader<R>, mut left: usize| -> io::Result<()> {
         while left > 0 {
             let piece = reader.fill_buf()?;
             let count = piece.len().min(left);
@@ -253,7 +285,7 @@ fn pieces(
     }
 }
 
-fn body(reader: &mut BufReader<UnixStream>, head: &Head) -> io::Result<Vec<u8>> {
+fn body(reader: &mut BufReader<impl Read>, head: &Head) -> io::Result<Vec<u8>> {
     let mut body = vec![0; head.length.unwrap_or(0)];
     reader.read_exact(&mut body)?;
     if head.chunked {
