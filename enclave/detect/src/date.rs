@@ -39,6 +39,19 @@ const WORDS: &[&str] = &[
     "dateofbirth",
 ];
 
+/// Before a month and two digits of a year.
+const EXPIRY: &[&str] = &[
+    "exp",
+    "expiry",
+    "expires",
+    "expiring",
+    "expiration",
+    "expdate",
+    "valid",
+    "thru",
+    "until",
+];
+
 pub(super) struct Dates {
     full: Regex,
     weekday: Regex,
@@ -51,6 +64,7 @@ impl Dates {
         let full = [
             format!("(?<y1>[0-9]{{4}})(?<s1>[-/.])(?<m1>[0-9]{{1,2}})(?<t1>[-/.])(?<d1>[0-9]{{1,2}}){TIME}"),
             format!("(?<a2>[0-9]{{1,2}})(?<s2>[-/.])(?<b2>[0-9]{{1,2}})(?<t2>[-/.])(?<y2>[0-9]{{4}}|[0-9]{{2}}){TIME}"),
+            "(?<m6>[0-9]{1,2})/(?<y6>(?:19|20)[0-9]{2}|[0-9]{2})".to_owned(),
             format!("(?<d3>[0-9]{{1,2}})(?i:st|nd|rd|th)?(?: of)?(?: |-|\\.|\\. )?(?<m3>(?i:{MONTH}))(?:\\.?(?:,? |-)(?<y3>[0-9]{{4}}){TIME})?"),
             format!("(?<m5>(?i:{MONTH}))(?:\\.?,? (?:of )?|-)(?<y5>[0-9]{{4}})"),
             format!("(?<m4>(?i:{MONTH}))(?:\\.? |-)(?<d4>[0-9]{{1,2}})(?i:st|nd|rd|th)?(?:(?:,? |-)(?<y4>[0-9]{{4}}){TIME})?"),
@@ -67,7 +81,7 @@ impl Dates {
 
     pub(super) fn find(&self, text: &str, field: &Field, digits: usize, out: &mut Vec<Candidate>) {
         if digits > 0 {
-            self.full(text, out);
+            self.full(text, field, out);
         }
         let has_days = text
             .as_bytes()
@@ -104,7 +118,7 @@ impl Dates {
         }
     }
 
-    fn full(&self, text: &str, out: &mut Vec<Candidate>) {
+    fn full(&self, text: &str, field: &Field, out: &mut Vec<Candidate>) {
         for found in self.full.captures_iter(text) {
             let whole = found.get_match();
             let (start, end) = (whole.start(), whole.end());
@@ -141,6 +155,12 @@ impl Dates {
                 same("s2", "t2")
                     && (is_day(y, a, b) || is_day(y, b, a))
                     && (!short || full || text_of("s2") == "/")
+            } else if let (Some(m), Some(y)) = (number("m6"), number("y6")) {
+                // `3/24` is most often a fraction.
+                let short = text_of("y6").len() == 2;
+                let full = text_of("m6").len() == 2;
+                is_day(y, m, 1)
+                    && (!short || full && context::before(text, start, field, EXPIRY, &[]))
             } else if let (Some(d), Some(m)) = (number("d3"), month("m3")) {
                 is_day(number("y3").unwrap_or(2000), m, d)
                     && (number("y3").is_some() || is_named(text_of("m3")))
@@ -260,6 +280,8 @@ mod tests {
             ("on Dec 5th we", "Dec 5th"),
             ("on 5 May we", "5 May"),
             ("in July 2019", "July 2019"),
+            ("since 07/2019 we", "07/2019"),
+            ("card expires 09/27.", "09/27"),
             ("on Tuesday morning", "Tuesday"),
             ("founded in 1977. Since", "1977"),
             ("is a 2017 Polish film", "2017"),
@@ -279,6 +301,9 @@ mod tests {
             "31/31/1999",
             "0/5/1999",
             "1.2.03",
+            "13/2019",
+            "3/4 of 12/13 teams",
+            "expires in 1/2 hour",
             "2000-04/16",
             "30 Feb 2020",
             "1-2-3",

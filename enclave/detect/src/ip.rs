@@ -67,10 +67,23 @@ fn v6(text: &str, out: &mut Vec<Candidate>) {
                 && token.bytes().any(|byte| byte.is_ascii_digit())
                 && token.parse::<Ipv6Addr>().is_ok();
             if is_address && begins(text, at) && ends(text, at + token.len()) {
-                out.push(Candidate::new(Kind::Ip, at, at + token.len()));
+                let end = at + token.len();
+                out.push(Candidate::new(Kind::Ip, at, end + zone(&bytes[end..])));
             }
         }
         at += length.max(1);
+    }
+}
+
+/// The length of a zone behind an address (RFC 4007): `%eth0`.
+fn zone(rest: &[u8]) -> usize {
+    let belongs = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    match rest.split_first() {
+        Some((b'%', rest)) => match rest.iter().take(16).take_while(belongs).count() {
+            0 => 0,
+            length => length + 1,
+        },
+        _ => 0,
     }
 }
 
@@ -86,7 +99,7 @@ mod tests {
             ("192.168.0.1:8080", "192.168.0.1"),
             ("10.0.0.0/8", "10.0.0.0"),
             ("[2001:db8::1]:443", "2001:db8::1"),
-            ("fe80::1%eth0", "fe80::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
             ("at ::1,", "::1"),
             ("::ffff:10.1.2.3", "::ffff:10.1.2.3"),
             (

@@ -152,6 +152,10 @@ fn read(bytes: &[u8], start: usize) -> Row {
     while row.groups.len() < MAX_GROUPS {
         let in_brackets = byte(at) == b'(';
         at += usize::from(in_brackets);
+        if in_brackets && row.groups.is_empty() && byte(at) == b'+' {
+            row.plus = true;
+            at += 1;
+        }
         let length = bytes[at.min(bytes.len())..]
             .iter()
             .take(MAX_DIGITS + 1)

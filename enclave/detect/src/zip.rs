@@ -28,6 +28,9 @@ const FORMS: &str = r"[0-9]{5}-[0-9]{3,4}|[0-9]{4}-[0-9]{3}|[0-9]{2}-[0-9]{3}|[0
 const STATES: &str = "AL AK AZ AR CA CO CT DE FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY \
     NC ND OH OK OR PA RI SC SD TN TX UT VT VA WA WV WI WY DC AS GU MP PR VI AA AE AP";
 
+/// Their names, in front of a code at the end of a line, a sentence or a clause: `Texas 25000 people` is none.
+const NAMES: &str = r"Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New (?:Hampshire|Jersey|Mexico|York)|(?:North|South) (?:Carolina|Dakota)|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|Tennessee|Texas|Utah|Vermont|(?:West )?Virginia|Washington|Wisconsin|Wyoming";
+
 pub(super) struct Codes {
     own: Regex,
     form: Regex,
@@ -43,7 +46,7 @@ impl Codes {
             .join("|");
         Self {
             own: regex(&format!(
-                r"(?:{states})[, ]{{1,2}}(?<us>[0-9]{{5}}(?:-[0-9]{{4}})?)|(?<plus>[0-9]{{5}}-[0-9]{{4}})|(?<ca>[ABCEGHJ-NPRSTVXY][0-9][A-Z] [0-9][A-Z][0-9])|(?<uk>[A-PR-UWYZ][A-HK-Y]?[0-9][A-Z0-9]? [0-9][ABD-HJLNP-UW-Z]{{2}})"
+                r"(?:{states})[, ]{{1,2}}(?<us>[0-9]{{5}}(?:-[0-9]{{4}})?)|(?:{NAMES})[, ]{{1,2}}(?<named>[0-9]{{5}}(?:-[0-9]{{4}})?)|(?<plus>[0-9]{{5}}-[0-9]{{4}})|(?<ca>[ABCEGHJ-NPRSTVXY][0-9][A-Z] [0-9][A-Z][0-9])|(?<uk>[A-PR-UWYZ][A-HK-Y]?[0-9][A-Z0-9]? [0-9][ABD-HJLNP-UW-Z]{{2}})"
             )),
             form: regex(FORMS),
             lead: regex(LEAD),
@@ -53,13 +56,14 @@ impl Codes {
     pub(super) fn find(&self, text: &str, field: &Field, out: &mut Vec<Candidate>) {
         for found in self.own.captures_iter(text) {
             let whole = found.get_match();
-            let code = ["us", "plus", "ca", "uk"]
+            let code = ["us", "named", "plus", "ca", "uk"]
                 .into_iter()
                 .find_map(|name| found.name(name));
             if let Some(code) = code
                 && begins(text, whole.start())
                 && ends(text, code.end())
                 && alone(text, whole.start(), code.end())
+                && !(found.name("named").is_some() && counts(&text[code.end()..]))
             {
                 out.push(Candidate::new(Kind::Zip, code.start(), code.end()));
             }
@@ -99,6 +103,12 @@ fn alone(text: &str, start: usize, end: usize) -> bool {
     !before && !after
 }
 
+/// Whether a word follows that may be what a number counts.
+fn counts(rest: &str) -> bool {
+    rest.strip_prefix(' ')
+        .is_some_and(|rest| rest.starts_with(char::is_lowercase))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{found, found_in};
@@ -132,6 +142,8 @@ mod tests {
             "item B0J2H0",
             "unzipped 12345",
             "zip them, 12345 in all",
+            "in Texas 25000 people",
+            "Texas 2500",
         ] {
             assert_eq!(found(text), Vec::<String>::new(), "{text}");
         }
