@@ -46,17 +46,37 @@ mod tests {
     fn the_manifest_is_good_as_it_is_and_with_every_comment_that_is_a_setting_taken_off() {
         let plain = Manifest::parse(MANIFEST).unwrap();
         assert_eq!(plain.job.command, ["/job"]);
-        // Settings stand behind `#` without a space; explanations have one.
-        let full: String = MANIFEST
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(setting) if !setting.starts_with(' ') && !setting.is_empty() => {
-                    format!("{setting}\n")
-                }
-                _ => format!("{line}\n"),
-            })
-            .collect();
-        let full = Manifest::parse(&full).unwrap();
+        // Settings stand behind `#` without a space; explanations have one. Each contract has a table of its own.
+        for (contract, other) in [("http", "[fields]"), ("lines", "[http]")] {
+            let mut table = "";
+            let full: String = MANIFEST
+                .lines()
+                .map(|line| match line.strip_prefix('#') {
+                    Some(setting) if !setting.starts_with(' ') => setting,
+                    _ => line,
+                })
+                .filter(|line| {
+                    if line.starts_with('[') {
+                        table = line;
+                    }
+                    table != other
+                })
+                .map(|line| {
+                    if line.starts_with("contract = ") {
+                        format!("contract = \"{contract}\"\n")
+                    } else {
+                        format!("{line}\n")
+                    }
+                })
+                .collect();
+            let full = Manifest::parse(&full).unwrap();
+            has_all(&full);
+            assert_eq!(full.fields.is_some(), contract == "lines");
+            assert_eq!(full.http.is_some(), contract == "http");
+        }
+    }
+
+    fn has_all(full: &Manifest) {
         assert!(full.key_service.is_some());
         assert_eq!(full.secrets.len(), 1);
         assert_eq!(full.egress.allow.len(), 1);

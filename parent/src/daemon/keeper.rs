@@ -225,7 +225,11 @@ impl Keeper {
             tokio::select! {
                 () = &mut stop => break,
                 Some(event) = happened.recv() => keeper.happened(event),
-                Some(command) = commands.recv() => keeper.obey(command),
+                Some(command) = commands.recv() => {
+                    // What is due is done before it is told of: an enclave whose next start has just come due is no stopped one.
+                    keeper.carry_out();
+                    keeper.obey(command);
+                }
                 () = sleep => {}
             }
             if let (Some(at), Some(every)) = (bark, watchdog)
