@@ -60,12 +60,12 @@ fn main() {
 fn sentences(file: &Path) -> Vec<u8> {
     let labelled = std::fs::read(file).expect("the data is readable");
     let labelled: Vec<Value> = serde_json::from_slice(&labelled).expect("a list");
-    let lines: String = labelled
-        .iter()
-        .enumerate()
-        .map(|(id, each)| format!("{}\n", json!({ "id": id, "text": each["full_text"] })))
-        .collect();
-    lines.repeat(14).into_bytes()
+    let mut lines = Vec::new();
+    for (id, each) in labelled.iter().enumerate() {
+        let record = json!({ "id": id, "text": each["full_text"] });
+        writeln!(lines, "{record}").expect("memory takes it");
+    }
+    lines.repeat(14)
 }
 
 fn measure(subject: &Subject) {

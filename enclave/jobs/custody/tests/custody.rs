@@ -188,11 +188,12 @@ fn an_owner_counts_once_and_who_is_no_owner_of_this_key_not_at_all() {
 
 #[test]
 fn an_approval_is_for_one_request_to_the_letter() {
+    type Change = Box<dyn Fn(&mut SignRequest)>;
+
     let stage = Stage::of_two();
     let approvals = stage
         .approved(request("pay 5"), &[&stage.alice, &stage.bob])
         .approvals;
-    type Change = Box<dyn Fn(&mut SignRequest)>;
     let changed: [(&str, Change); 5] = [
         (
             "input_sha256",

@@ -37,7 +37,8 @@ fn attack(socket: &str, way: u8, until: Instant) {
             // A head without end, in large and in small pieces.
             2 => {
                 let _ = stream.write_all(b"GET /v1/time HTTP/1.1\r\nx: ");
-                while stream.write_all(&[b'x'; 65_536]).is_ok() && Instant::now() < until {}
+                let much = vec![b'x'; 65_536];
+                while stream.write_all(&much).is_ok() && Instant::now() < until {}
             }
             3 => {
                 for byte in
@@ -51,7 +52,7 @@ fn attack(socket: &str, way: u8, until: Instant) {
                 let _ = stream.write_all(
                     b"POST /v1/open HTTP/1.1\r\nhost: r\r\ntransfer-encoding: chunked\r\n\r\n",
                 );
-                let chunk = [&b"10000\r\n"[..], &[b'x'; 65_536], b"\r\n"].concat();
+                let chunk = [&b"10000\r\n"[..], &vec![b'x'; 65_536], b"\r\n"].concat();
                 while stream.write_all(&chunk).is_ok() && Instant::now() < until {}
             }
             // Requests that are in order, as fast as they are answered.
