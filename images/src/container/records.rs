@@ -3,6 +3,7 @@
 //! The `tar` crate reads headers; what they mean together is decided here, where memory is bounded and an oddity is an
 //! error: extension records that contradict each other, names with two spellings, types that no image needs.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +16,8 @@ use crate::cpio::Attributes;
 
 /// Linux keeps names of 4096 bytes and attributes of 64 KiB; what does not fit into this is no honest record.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
+/// What a tar archive is made of.
+const BLOCK: u64 = 512;
 const MAX_NAME_BYTES: usize = 4095;
 const MAX_COMPONENT_BYTES: usize = 255;
 /// What eleven octal digits hold.
@@ -62,7 +65,12 @@ pub(super) fn each<R: Read, E>(
     max_file_bytes: u64,
     mut visit: impl FnMut(Record, &mut dyn Read) -> Result<(), E>,
 ) -> Result<(), Stop<E>> {
-    let mut archive = Archive::new(source);
+    let content_end = Cell::new(u64::MAX);
+    let mut archive = Archive::new(Padded {
+        source,
+        position: 0,
+        content_end: &content_end,
+    });
     let mut last: Option<PathBuf> = None;
     let mut extension = Extension::default();
     let mut number = 0;
@@ -76,6 +84,7 @@ pub(super) fn each<R: Read, E>(
         let size = header
             .entry_size()
             .map_err(|error| refuse(EntryProblem::Header(error.to_string())))?;
+        content_end.set(entry.raw_file_position().saturating_add(size));
         let kind = header.entry_type();
         if matches!(
             kind,
@@ -122,6 +131,28 @@ pub(super) fn each<R: Read, E>(
         return Err(read(error, &last));
     }
     Ok(())
+}
+
+/// An archive whose last file need not be filled up to a whole block: umoci leaves that out together with the archive's
+/// end, and Go's reader, which runtimes use, takes it. What is missing of a file's content is not made up.
+struct Padded<'a, R> {
+    source: R,
+    position: u64,
+    /// Where the content of the entry that is read ends.
+    content_end: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Padded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut count = self.source.read(buffer)?;
+        if count == 0 && self.position >= self.content_end.get() {
+            let missing = self.position.next_multiple_of(BLOCK) - self.position;
+            count = buffer.len().min(missing as usize);
+            buffer[..count].fill(0);
+        }
+        self.position += count as u64;
+        Ok(count)
+    }
 }
 
 /// What records before an entry say about it.
@@ -334,4 +365,51 @@ fn plain_path(name: &[u8], folder: bool) -> Result<PathBuf, EntryProblem> {
         }
     }
     Ok(Path::new(OsStr::from_bytes(plain)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names and contents of an archive, or nothing where it is broken.
+    fn read(archive: &[u8]) -> Option<Vec<(PathBuf, Vec<u8>)>> {
+        let mut found = Vec::new();
+        each(archive, u64::MAX, |record, data| {
+            let mut content = Vec::new();
+            data.read_to_end(&mut content).map_err(|_| ())?;
+            let Kind::File { size } = record.kind else {
+                return Err(());
+            };
+            found.push((record.path, content.clone()));
+            (content.len() as u64 == size).then_some(()).ok_or(())
+        })
+        .ok()?;
+        Some(found)
+    }
+
+    #[test]
+    fn the_last_file_needs_no_filling_but_all_of_its_content() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content) in [("a", &b"first"[..]), ("b", &[7; 700])] {
+            let mut header = Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_entry_type(EntryType::Regular);
+            header.set_cksum();
+            builder.append_data(&mut header, name, content).unwrap();
+        }
+        let whole = builder.into_inner().unwrap();
+        let expected = read(&whole).expect("a whole archive");
+        assert_eq!(expected.len(), 2);
+        let end = 512 + 512 + 512 + 700;
+        for length in [end, end + 1, end + 323, end + 324, end + 324 + 512] {
+            assert_eq!(read(&whole[..length]).as_ref(), Some(&expected), "{length}");
+        }
+        for length in [end - 1, end - 188, end - 700 + 1, 512 + 4] {
+            assert_eq!(read(&whole[..length]), None, "{length}");
+        }
+    }
 }
