@@ -77,6 +77,7 @@ static DOCUMENTS: LazyLock<[Verified; 2]> = LazyLock::new(|| {
             pcr8: Some(Pcr::of_signing_certificate(b"certificate")),
             debug,
             module_id: format!("{INSTANCE}-enc0123456789abcdef"),
+            ..NsmConfig::default()
         };
         let nsm = Nsm::new(&root, config, now).expect("a device");
         let request = Request::Attestation {
