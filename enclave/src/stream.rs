@@ -103,6 +103,10 @@ impl AsyncRead for Stream {
             let room = buffer.initialize_unfilled();
             match readiness.try_io(|stream| stream.get_ref().read(room)) {
                 Ok(Ok(count)) => {
+                    if 0 < count && count < room.len() {
+                        // The socket is empty: it need not be asked to know that. An end that has come stays known.
+                        readiness.clear_ready();
+                    }
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
                 }

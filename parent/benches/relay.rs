@@ -204,9 +204,9 @@ impl Inwards {
         };
         let (mut enclave, _) = vsock.accept().unwrap();
         if own {
-            let mut line = [0; 13];
+            let mut line = [0; 12];
             enclave.read_exact(&mut line).unwrap();
-            assert_eq!(&line, b"CONNECT 5000\n");
+            assert_eq!(&line, b"SOCKET 5000\n");
             enclave.write_all(b"OK 1073741824\n").unwrap();
         }
         (Box::new(enclave), quick(world))

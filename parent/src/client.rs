@@ -22,11 +22,12 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::lifecycle::printable;
+use crate::reach::{Unreached, reach};
 use crate::window::{Carried, Recorder};
 
 /// The enclave's control port.
@@ -404,27 +405,15 @@ impl Client {
             socket: self.socket.clone(),
             source,
         };
-        let not_listening = |_| ClientError::NotListening { port: CONTROL_PORT };
-        let mut stream = UnixStream::connect(&self.socket)
+        let stream = reach(&self.socket, CONTROL_PORT)
             .await
-            .map_err(unreachable)?;
-        stream
-            .write_all(format!("CONNECT {CONTROL_PORT}\n").as_bytes())
-            .await
-            .map_err(not_listening)?;
-        // Byte by byte, since what follows the line belongs to the enclave.
-        let mut line = Vec::with_capacity(16);
-        while line.last() != Some(&b'\n') {
-            if line.len() == 32 {
-                break;
-            }
-            line.push(stream.read_u8().await.map_err(not_listening)?);
-        }
-        if !line.starts_with(b"OK ") || !line.ends_with(b"\n") {
-            return Err(ClientError::Answer(
-                "the host's end of vsock did not say OK to CONNECT",
-            ));
-        }
+            .map_err(|error| match error {
+                Unreached::Socket(source) => unreachable(source),
+                Unreached::Port => ClientError::NotListening { port: CONTROL_PORT },
+                Unreached::Answer => ClientError::Answer(
+                    "the host's end of vsock did not say OK to what it was asked for",
+                ),
+            })?;
         Carried::new(stream, self.recorder.as_ref(), "call").map_err(unreachable)
     }
 }
@@ -658,10 +647,10 @@ mod tests {
 
     use std::future::Future;
 
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt as _, duplex};
     use tokio::net::UnixListener;
 
-    /// An enclave that is whatever a test makes of it: gets the raw stream behind `CONNECT 5000`.
+    /// An enclave that is whatever a test makes of it: gets the raw stream behind `SOCKET 5000`.
     struct Enclave {
         dir: tempfile::TempDir,
         server: tokio::task::JoinHandle<()>,
@@ -686,7 +675,7 @@ mod tests {
                     while line.last() != Some(&b'\n') {
                         line.push(stream.read_u8().await.unwrap());
                     }
-                    assert_eq!(line, b"CONNECT 5000\n");
+                    assert_eq!(line, b"SOCKET 5000\n");
                     stream.write_all(b"OK 1073741824\n").await.unwrap();
                     tokio::spawn(behave(stream));
                 }

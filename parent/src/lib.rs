@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod lifecycle;
 pub mod nitro;
 pub mod qemu;
+mod reach;
 pub mod sandbox;
 pub mod window;
 

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::documents::{DocumentError, Documents};
@@ -216,8 +217,7 @@ impl<N: Nsm, A: Answers> Door<N, A> {
             .max_send_buf_size(BUFFER_BYTES)
             .keep_alive_interval(self.limits.idle_time)
             .keep_alive_timeout(self.limits.handshake_time);
-        let (busy, mut watched) = watch::channel(0_usize);
-        let busy = Arc::new(busy);
+        let busy = Arc::new(Busy::new());
         let service = service_fn(|request: Request<Incoming>| {
             let door = Arc::clone(&self);
             let guard = Guard::new(&busy, &self.open);
@@ -233,19 +233,11 @@ impl<N: Nsm, A: Answers> Door<N, A> {
         let mut connection = std::pin::pin!(connection);
         // HTTP/1.1 has its own time for the next head; HTTP/2 has none.
         let mut over = false;
+        let mut idle = std::pin::pin!(busy.quiet_for(self.limits.idle_time));
         loop {
-            let idle = async {
-                loop {
-                    let _ = watched.wait_for(|busy| *busy == 0).await;
-                    let next = tokio::time::timeout(self.limits.idle_time, watched.changed());
-                    if next.await.is_err() {
-                        return;
-                    }
-                }
-            };
             tokio::select! {
                 _ = connection.as_mut() => return,
-                () = idle, if !over => {
+                () = idle.as_mut(), if !over => {
                     over = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -346,15 +338,51 @@ fn unsync(answer: Response<Full<Bytes>>) -> Answer {
     answer.map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }
 
+/// Whether a channel has requests, and since when it has none. Requests cost it no timer: whoever waits looks from time to time.
+struct Busy {
+    requests: AtomicUsize,
+    began: Instant,
+    /// When the last request ended, in ms since `began`.
+    quiet_since_ms: AtomicU64,
+}
+
+impl Busy {
+    fn new() -> Busy {
+        Busy {
+            requests: AtomicUsize::new(0),
+            began: Instant::now(),
+            quiet_since_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns when there was no request for so long; at the latest when there was none for twice as long.
+    async fn quiet_for(&self, time: Duration) {
+        let mut look = self.began + time;
+        loop {
+            tokio::time::sleep_until(look).await;
+            let now = Instant::now();
+            look = if self.requests.load(Ordering::Acquire) == 0 {
+                let since = self.quiet_since_ms.load(Ordering::Acquire);
+                self.began + Duration::from_millis(since) + time
+            } else {
+                now + time
+            };
+            if look <= now {
+                return;
+            }
+        }
+    }
+}
+
 /// A request that is being answered, until the last byte of its answer is out.
 struct Guard {
-    channel: Arc<watch::Sender<usize>>,
+    channel: Arc<Busy>,
     all: Arc<AtomicUsize>,
 }
 
 impl Guard {
-    fn new(channel: &Arc<watch::Sender<usize>>, all: &Arc<AtomicUsize>) -> Guard {
-        channel.send_modify(|busy| *busy += 1);
+    fn new(channel: &Arc<Busy>, all: &Arc<AtomicUsize>) -> Guard {
+        channel.requests.fetch_add(1, Ordering::AcqRel);
         all.fetch_add(1, Ordering::Relaxed);
         Guard {
             channel: Arc::clone(channel),
@@ -365,7 +393,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.channel.send_modify(|busy| *busy -= 1);
+        let ms = self.channel.began.elapsed().as_millis();
+        let ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        self.channel.quiet_since_ms.fetch_max(ms, Ordering::AcqRel);
+        self.channel.requests.fetch_sub(1, Ordering::AcqRel);
         self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -392,5 +423,33 @@ impl<B: Body + Unpin> Body for Guarded<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_channel_is_quiet_when_no_request_was_answered_for_as_long_as_it_may_be() {
+        const TIME: Duration = Duration::from_millis(100);
+        let busy = Arc::new(Busy::new());
+        let all = Arc::new(AtomicUsize::new(0));
+        let requests = async {
+            let guard = Guard::new(&busy, &all);
+            // A long answer is no silence.
+            tokio::time::sleep(4 * TIME).await;
+            drop(guard);
+            tokio::time::sleep(TIME / 4).await;
+            let last = Instant::now();
+            drop(Guard::new(&busy, &all));
+            last
+        };
+        let ((), last) = tokio::join!(busy.quiet_for(TIME), requests);
+        // The end of a request is known to the millisecond.
+        let quiet = last.elapsed() + Duration::from_millis(1);
+        assert!(quiet >= TIME, "{quiet:?}");
+        assert_eq!(all.load(Ordering::Relaxed), 0);
+        Busy::new().quiet_for(TIME).await;
     }
 }

@@ -971,13 +971,17 @@ impl Keeper {
             .filter(move |one| one.of.as_deref() == Some(name))
     }
 
+    /// An enclave that was admitted serves once its windows are as declared: before that nobody can reach it.
     fn condition(&self, name: &str) -> Condition {
-        if self.of(name).any(|one| one.stage == Stage::Admitted) {
+        let is_open = |one: &Instance| one.stage == Stage::Admitted && one.revision.is_some();
+        if self.of(name).any(is_open) {
             Condition::Serving
-        } else if self
-            .of(name)
-            .any(|one| matches!(one.stage, Stage::Starting | Stage::Serving | Stage::Asked))
-        {
+        } else if self.of(name).any(|one| {
+            matches!(
+                one.stage,
+                Stage::Starting | Stage::Serving | Stage::Asked | Stage::Admitted
+            )
+        }) {
             Condition::Starting
         } else if self.held.contains(name) || !self.declared.contains_key(name) {
             Condition::Stopped

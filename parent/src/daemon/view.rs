@@ -12,9 +12,9 @@ use crate::lifecycle::{State, printable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
-    /// An instance was started, or is being asked who it is.
+    /// An instance was started, is being asked who it is, or gets its windows.
     Starting,
-    /// An instance has attested and takes calls and connections.
+    /// An instance has attested, its windows are as declared, and it takes calls and connections.
     Serving,
     /// The last one has ended, and the next is due later.
     Waiting,

@@ -53,6 +53,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long an enclave that was told to end may take.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long what a dead enclave had sent may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// How long whoever asked for the end may take to hear that it comes.
 const TELL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -573,7 +576,10 @@ async fn live<G: Guest>(
                         let mut draining = pin!(None);
                         let why = loop {
                             tokio::select! {
-                                how = end() => return Ok(how),
+                                how = end() => {
+                                    windows.delivered(LAST_WORDS).await;
+                                    return Ok(how);
+                                }
                                 name = interrupts.next() => break format!("stopped by {name}"),
                                 found = &mut measuring, if !measured => {
                                     measured = true;

@@ -294,9 +294,31 @@ impl Windows {
         counters
     }
 
+    /// Bytes that have moved so far, in and out, both ways.
+    fn carried(&self) -> u64 {
+        let doors = self.doors().counts().into_values();
+        doors
+            .chain([self.window.counts()])
+            .map(|counts| counts.bytes_from_enclave + counts.bytes_to_enclave)
+            .sum()
+    }
+
     /// Flows that are open, in and out.
     fn flows(&self) -> u64 {
         self.doors().flows() + self.window.flows()
+    }
+
+    /// Waits until what a dead enclave had sent has been taken by whom it was for, as long as it moves and no longer than `limit`.
+    pub(super) async fn delivered(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut before = None;
+        while self.flows() > 0 && Instant::now() < deadline {
+            let carried = self.carried();
+            if before.replace(carried) == Some(carried) {
+                return;
+            }
+            sleep(LAST_LOOK).await;
+        }
     }
 
     /// Waits until no flow, in or out, and no call is left, but no longer than `limit`; says which it was.
@@ -319,6 +341,9 @@ impl Windows {
         }
     }
 }
+
+/// How often it is looked at whether what a dead enclave had sent still moves.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 type Answer = Result<(Reply, Vec<OwnedFd>), String>;
 

@@ -41,7 +41,7 @@ use nix::sys::socket::{
 
 use crate::Isolation;
 use crate::sandbox::console::{Console, Heard};
-use crate::sandbox::host::{Reception, Said};
+use crate::sandbox::host::{Reception, Said, Wish};
 use crate::sandbox::relay::{End, Flows};
 use crate::sandbox::supervisor::{Places, Shared};
 use crate::sandbox::sys::process;
@@ -684,7 +684,7 @@ impl Supervisor {
 
     /// A client of the host has said something.
     fn receive(&mut self, id: u64) {
-        if let Said::Wants(port, client) = self.reception.hear(&self.epoll, id)
+        if let Said::Wants(Wish { port, .. }, client) = self.reception.hear(&self.epoll, id)
             && self.flows.len() + self.dials.len() < MOST_CONNECTIONS
         {
             // Where that fails, the client's stream closes, which says that nobody listens.

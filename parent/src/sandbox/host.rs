@@ -2,6 +2,10 @@
 //! `CONNECT <port>\n`; once the enclave's port has the connection it reads `OK <n>\n`, and the stream is raw from there on. A
 //! port that nobody listens on closes the stream.
 //!
+//! `SOCKET <port>\n` asks for the same with less on the way: where the enclave's end is a Unix socket of this host's, its other
+//! end comes along with the answer as a descriptor, and the stream is done with. Elsewhere the answer comes without one, and
+//! the stream is as after `CONNECT`.
+//!
 //! Exactly the first line is taken off the stream: what follows it at once is the enclave's.
 
 use std::collections::HashMap;
@@ -17,6 +21,15 @@ const MOST_CLIENTS: usize = 256;
 /// `CONNECT 4294967295\n`.
 const LONGEST_LINE: usize = 19;
 
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// The enclave's port.
+    pub(crate) port: u32,
+    /// It takes the connected socket itself, where there is one to be had.
+    pub(crate) socket: bool,
+}
+
 pub(crate) struct Reception {
     listener: OwnedFd,
     clients: HashMap<u64, OwnedFd>,
@@ -26,8 +39,8 @@ pub(crate) struct Reception {
 /// What a client has said so far.
 pub(crate) enum Said {
     NothingYet,
-    /// It wants this port, and is no longer a client of the reception.
-    Wants(u32, OwnedFd),
+    /// It wants a connection, and is no longer a client of the reception.
+    Wants(Wish, OwnedFd),
     /// It said something else, or went away.
     Nonsense,
 }
@@ -96,7 +109,7 @@ impl Reception {
             }
             return Said::NothingYet;
         };
-        let port = line.get(..end).and_then(parse);
+        let wish = line.get(..end).and_then(parse);
         let Some(client) = self.clients.remove(&id) else {
             return Said::Nonsense;
         };
@@ -105,9 +118,9 @@ impl Reception {
             Kind::Stream,
             line.get_mut(..=end).unwrap_or_default(),
         );
-        match (port, taken) {
-            (Some(port), Ok(taken)) if taken == end + 1 && epoll.delete(&client).is_ok() => {
-                Said::Wants(port, client)
+        match (wish, taken) {
+            (Some(wish), Ok(taken)) if taken == end + 1 && epoll.delete(&client).is_ok() => {
+                Said::Wants(wish, client)
             }
             _ => Said::Nonsense,
         }
@@ -119,13 +132,17 @@ impl Reception {
     }
 }
 
-/// The port of `CONNECT <port>`.
-fn parse(line: &[u8]) -> Option<u32> {
-    let digits = line.strip_prefix(b"CONNECT ")?;
+/// `CONNECT <port>` or `SOCKET <port>`.
+fn parse(line: &[u8]) -> Option<Wish> {
+    let (digits, socket) = match line.strip_prefix(b"CONNECT ") {
+        Some(digits) => (digits, false),
+        None => (line.strip_prefix(b"SOCKET ")?, true),
+    };
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let port = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(Wish { port, socket })
 }
 
 #[cfg(test)]
@@ -152,9 +169,10 @@ mod tests {
         client.write_all(b"CONNE").unwrap();
         assert!(matches!(reception.hear(&epoll, 0), Said::NothingYet));
         client.write_all(b"CT 5000\nGET / HTTP/1.1").unwrap();
-        let Said::Wants(5000, stream) = reception.hear(&epoll, 0) else {
+        let Said::Wants(wish, stream) = reception.hear(&epoll, 0) else {
             panic!("the port was not understood");
         };
+        assert_eq!((wish.port, wish.socket), (5000, false));
         drop(client.shutdown(std::net::Shutdown::Write));
         let mut stream = UnixStream::from(stream);
         stream.set_nonblocking(false).unwrap();
@@ -171,6 +189,8 @@ mod tests {
             "CONNECT \n",
             "CONNECT 99999999999\n",
             "CONNECT +1\n",
+            "SOCKET \n",
+            "SOCKETS 1\n",
         ]
         .into_iter()
         .enumerate()
@@ -195,7 +215,10 @@ mod tests {
 
         #[test]
         fn every_port_is_understood(port: u32) {
-            prop_assert_eq!(parse(format!("CONNECT {port}").as_bytes()), Some(port));
+            for (word, socket) in [("CONNECT", false), ("SOCKET", true)] {
+                let line = format!("{word} {port}");
+                prop_assert_eq!(parse(line.as_bytes()), Some(Wish { port, socket }));
+            }
         }
     }
 }

@@ -227,7 +227,7 @@ fn carry(
                     return Ok(Progress::Idle);
                 }
                 Given::Refused => {
-                    refuse(from, direction);
+                    refuse(from, direction, buffer);
                     return Ok(Progress::Idle);
                 }
             }
@@ -262,16 +262,24 @@ fn carry(
                 return Ok(Progress::Idle);
             }
             Given::Refused => {
-                refuse(from, direction);
+                refuse(from, direction, buffer);
                 return Ok(Progress::Idle);
             }
         }
     }
 }
 
-/// The destination takes nothing more: the source is told by refusing what it still writes.
-fn refuse(from: &Side, direction: &mut Direction) {
+/// The destination takes nothing more: the source is told by refusing what it still writes. One that waits for room hears of it
+/// only when there is some, so that what it has written is thrown away; nothing can follow it.
+fn refuse(from: &Side, direction: &mut Direction, buffer: &mut [u8]) {
     socket::shut_down(from.socket.as_fd(), Shutdown::Read);
+    loop {
+        match socket::take(from.socket.as_fd(), from.kind, buffer) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::EINTR | Errno::EMSGSIZE) => {}
+            Err(_) => break,
+        }
+    }
     direction.held = Vec::new();
     direction.over = true;
 }
@@ -300,6 +308,7 @@ fn give(to: &Side, bytes: &[u8]) -> Result<Given, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::epoll::{EpollCreateFlags, EpollTimeout};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
@@ -384,6 +393,37 @@ mod tests {
         relay.join().unwrap();
     }
 
+    /// Writes until nothing more is taken; says how much was.
+    fn fill(stream: &mut UnixStream) -> usize {
+        stream.set_nonblocking(true).unwrap();
+        let mut accepted = 0;
+        let mut full = 0;
+        while full < 20 {
+            if let Ok(count) = stream.write(&[0; 8192]) {
+                accepted += count;
+            } else {
+                full += 1;
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+        accepted
+    }
+
+    #[test]
+    fn who_waits_for_room_hears_that_the_reader_is_gone_though_the_other_way_is_full() {
+        let (mut inside, mut outside, relay) = relayed();
+        fill(&mut inside);
+        fill(&mut outside);
+        outside.shutdown(Shutdown::Both).unwrap();
+        let waits = PollFd::new(inside.as_fd(), PollFlags::POLLOUT);
+        let heard = poll(&mut [waits], PollTimeout::from(30_000_u16)).unwrap();
+        assert_eq!(heard, 1, "it waits for room that never comes");
+        let refused = inside.write(&[0; 8192]).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
+        drop((inside, outside));
+        relay.join().unwrap();
+    }
+
     #[test]
     fn a_peer_that_goes_away_ends_the_flow_for_the_other() {
         let (inside, mut outside, relay) = relayed();
@@ -403,17 +443,7 @@ mod tests {
     #[test]
     fn a_slow_reader_holds_the_writer_up_instead_of_filling_memory() {
         let (mut inside, outside, relay) = relayed();
-        inside.set_nonblocking(true).unwrap();
-        let mut accepted = 0;
-        let mut full = 0;
-        while full < 20 {
-            if let Ok(count) = inside.write(&[0; 8192]) {
-                accepted += count;
-            } else {
-                full += 1;
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-        }
+        let accepted = fill(&mut inside);
         assert!(accepted < 4 << 20, "{accepted} bytes were taken");
         drop((inside, outside));
         relay.join().unwrap();

@@ -717,7 +717,7 @@ impl Supervisor {
 
     /// A client of the host has said something.
     fn receive(&mut self, id: u64) {
-        if let Said::Wants(port, stream) = self.reception.hear(&self.epoll, id) {
+        if let Said::Wants(wish, stream) = self.reception.hear(&self.epoll, id) {
             let mut around = Around {
                 threads: &mut self.threads,
                 flows: &mut self.flows,
@@ -727,7 +727,7 @@ impl Supervisor {
             // Where nobody listens, the stream closes.
             let _ = self
                 .vsock
-                .connect_in(self.calls.as_fd(), port, stream, &mut around);
+                .connect_in(self.calls.as_fd(), wish, stream, &mut around);
         }
     }
 

@@ -26,6 +26,7 @@ use nix::fcntl::{FcntlArg, OFlag};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::filter::{RECEIVE_TIMEOUTS, SO_DOMAIN};
+use super::host::Wish;
 use super::notify::{Call, Outcome, Threads};
 use super::relay::Flows;
 use super::supervisor::flow_token;
@@ -100,6 +101,8 @@ struct WaitingInbound {
     host: OwnedFd,
     /// The end that is to be connected to the enclave's port.
     inner: OwnedFd,
+    /// Whether the host's client takes that end itself.
+    handed_over: bool,
     cookie: u64,
     until: Instant,
 }
@@ -580,11 +583,12 @@ impl Vsock {
     }
 
     /// Connects a stream of the host to the enclave's port. Where the port's queue is full, it waits for room, and is connected or
-    /// closed in time.
+    /// closed in time. A client that asked for the socket gets it, and nothing of the connection stays here: the kernel throws
+    /// descriptors that the enclave sends along away when they are not asked for, whoever reads.
     pub(crate) fn connect_in(
         &mut self,
         listener: BorrowedFd<'_>,
-        port: u32,
+        wish: Wish,
         host: OwnedFd,
         around: &mut Around<'_>,
     ) -> Result<(), NotConnected> {
@@ -592,7 +596,7 @@ impl Vsock {
         if self.inbound.len() >= MOST_SOCKETS {
             return Err(NotConnected::TooMany);
         }
-        let begun = self.begin_inbound(port, host, around);
+        let begun = self.begin_inbound(wish, host, around);
         match begun.and_then(|waiting| self.finish_inbound(listener, waiting, around)) {
             Ok(None) => Ok(()),
             Ok(Some(waiting)) => {
@@ -608,7 +612,7 @@ impl Vsock {
 
     fn begin_inbound(
         &mut self,
-        port: u32,
+        wish: Wish,
         host: OwnedFd,
         around: &mut Around<'_>,
     ) -> Result<WaitingInbound, Errno> {
@@ -616,16 +620,19 @@ impl Vsock {
             return Err(Errno::ENOBUFS);
         }
         self.make_room()?;
-        let cookie = *self.ports.get(&port).ok_or(Errno::ECONNREFUSED)?;
+        let cookie = *self.ports.get(&wish.port).ok_or(Errno::ECONNREFUSED)?;
         let known = self.known(cookie)?;
         if known.file.is_none() {
             return Err(Errno::ECONNREFUSED);
         }
+        // The client's own socket is a stream: packets are carried.
+        let handed_over = wish.socket && known.kind == Kind::Stream;
         let inner = around.warden.socket(known.kind)?;
         nix::fcntl::fcntl(&inner, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(WaitingInbound {
             host,
             inner,
+            handed_over,
             cookie,
             until: Instant::now() + INBOUND_TIMEOUT,
         })
@@ -649,6 +656,7 @@ impl Vsock {
         let WaitingInbound {
             host,
             inner,
+            handed_over,
             cookie,
             ..
         } = waiting;
@@ -657,14 +665,22 @@ impl Vsock {
             .next_host_port
             .wrapping_add(1)
             .max(LAST_RESERVED_PORT + 1);
-        // The word that the host waits for; its socket is new, so that there is room.
-        let _ = socket::give(host.as_fd(), format!("OK {peer_port}\n").as_bytes());
-        around.flows.start(
-            around.epoll,
-            (inner, kind),
-            (host, Kind::Stream),
-            flow_token,
-        )?;
+        // The word that the host waits for; its socket is new, so that there is room. A host that is gone closes the connection,
+        // and that is what the enclave sees.
+        let word = format!("OK {peer_port}\n");
+        if handed_over {
+            let (first, rest) = word.as_bytes().split_at(1);
+            let sent = socket::send_descriptor(host.as_fd(), first[0], Some(inner.as_fd()));
+            let _ = sent.and_then(|()| socket::give(host.as_fd(), rest));
+        } else {
+            let _ = socket::give(host.as_fd(), word.as_bytes());
+            around.flows.start(
+                around.epoll,
+                (inner, kind),
+                (host, Kind::Stream),
+                flow_token,
+            )?;
+        }
         self.known(cookie)?.queue.push_back(Queued {
             peer_port,
             taken: None,

@@ -237,6 +237,17 @@ impl Direction {
     }
 }
 
+/// Reads what lies in a Unix socket that nobody can write to any more. A writer that waits for room hears only then that there
+/// will be none.
+fn throw_away(from: BorrowedFd<'_>) {
+    BUFFER.with_borrow_mut(|buffer| {
+        while matches!(
+            recv(from.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
+            Ok(1..) | Err(Errno::EINTR)
+        ) {}
+    });
+}
+
 fn give(to: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     send(
         to.as_raw_fd(),
@@ -284,6 +295,9 @@ impl Flow<'_> {
                     Err(io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                         // The source is told by refusing what it still writes.
                         from.shut_down(Shutdown::Read);
+                        if let Socket::Unix(_) = from {
+                            throw_away(from.as_fd());
+                        }
                         direction.held = Vec::new();
                         direction.pipe = None;
                         direction.over = true;

@@ -55,7 +55,7 @@ impl Plan {
                 // A client that gives up is the test's business.
                 let serve = |mut stream: StdStream| {
                     let mut request = [0; 1024];
-                    stream.read_exact(&mut request[..13])?;
+                    stream.read_exact(&mut request[..12])?;
                     stream.write_all(b"OK 1\n")?;
                     let _ = stream.read(&mut request)?;
                     stream.write_all(answer.as_bytes())

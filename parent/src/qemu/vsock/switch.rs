@@ -434,7 +434,7 @@ impl Switch {
     /// A client of the reception says which port it wants.
     fn listen_to(&mut self, client: u64) {
         let (port, socket) = match self.reception.hear(&self.epoll, client) {
-            Said::Wants(port, socket) => (port, socket),
+            Said::Wants(wish, socket) => (wish.port, socket),
             Said::NothingYet | Said::Nonsense => return,
         };
         if self.connections.len() >= MOST_CONNECTIONS {

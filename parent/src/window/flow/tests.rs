@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 struct Flowing {
     enclave: UnixStream,
@@ -208,6 +209,41 @@ async fn a_slow_reader_holds_the_writer_up_instead_of_filling_memory() {
     drop(flow.other);
     drop(flow.enclave);
     flow.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_room_hears_that_the_reader_is_gone_though_the_other_way_is_full() {
+    let (enclave, inner) = UnixStream::pair().unwrap();
+    let (outer, other) = UnixStream::pair().unwrap();
+    let carrying = tokio::spawn(async move {
+        let counters = Counters::default();
+        let carriage = Carriage {
+            idle: Duration::from_mins(1),
+            most_bytes: None,
+            pace: None,
+            counters: &counters,
+        };
+        carry(inner.into(), outer.into(), Default::default(), carriage).await
+    });
+    for stream in [&enclave, &other] {
+        // Full for as long as it takes to be sure.
+        while timeout(Duration::from_millis(100), stream.writable())
+            .await
+            .is_ok()
+        {
+            let _ = stream.try_write(&[0; 8192]);
+        }
+    }
+    let other = other.into_std().unwrap();
+    other.shutdown(std::net::Shutdown::Both).unwrap();
+    timeout(Duration::from_secs(30), enclave.writable())
+        .await
+        .expect("it waits for room that never comes")
+        .unwrap();
+    let refused = enclave.try_write(&[0; 8192]).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+    drop((enclave, other));
+    assert_ne!(carrying.await.unwrap(), FlowEnd::Idle);
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ use super::counts::{Counters, Counts, Reason};
 use super::flow::{self, Carriage, FlowEnd, Pace, Socket};
 use super::recorder::{Carried, Recorder};
 use super::relay;
+use crate::reach::reach;
 use sources::{Admission, Moment, Source, Ticket};
 
 /// What is read at once while the enclave has not heard of a connection.
@@ -322,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Into<Socket>> Arrival<S> {
                 return;
             }
         };
-        let dialled = timeout(self.rules.connect(), dial(&inside.vsock, inside.port)).await;
+        let dialled = timeout(self.rules.connect(), reach(&inside.vsock, inside.port)).await;
         let (enclave, reason) = match dialled {
             Ok(Ok(enclave)) => (Some(enclave), Reason::Unreachable),
             Ok(Err(_)) => (None, Reason::Unreachable),
@@ -479,24 +480,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Into<Socket>> Arrival<S> {
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         // A few bytes always have room in a socket that was never written to.
         let _ = timeout(REST, self.stream.write_all(answer.as_bytes())).await;
-    }
-}
-
-/// Opens a stream to a port of the enclave's through the host's end of vsock.
-async fn dial(socket: &Path, port: u32) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket).await?;
-    stream
-        .write_all(format!("CONNECT {port}\n").as_bytes())
-        .await?;
-    // Byte by byte, since what follows the line belongs to the enclave.
-    let mut line = Vec::with_capacity(16);
-    while line.last() != Some(&b'\n') && line.len() < 32 {
-        line.push(stream.read_u8().await?);
-    }
-    if line.starts_with(b"OK ") && line.ends_with(b"\n") {
-        Ok(stream)
-    } else {
-        Err(io::ErrorKind::ConnectionRefused.into())
     }
 }
 

@@ -53,7 +53,7 @@ impl Enclave {
                         };
                         line.push(byte);
                     }
-                    assert_eq!(line, b"CONNECT 5000\n");
+                    assert_eq!(line, b"SOCKET 5000\n");
                     match does {
                         Does::Refuses => return,
                         Does::Ignores => std::future::pending().await,
