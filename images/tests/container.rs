@@ -646,9 +646,13 @@ fn what_is_no_container_image_is_refused_with_the_reason() {
     fs::write(&compressed, common::oci::gzip(&fs::read(&archive).unwrap())).unwrap();
     let text = common::write(&dir.path().join("text"), "x".repeat(2000), 0o644);
     let empty = write_archive(&dir.path().join("empty.tar"), &[]);
-    let cut = dir.path().join("cut.tar");
+    // In the middle of a file, and between two.
     let bytes = fs::read(&archive).unwrap();
-    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let cut = dir.path().join("cut.tar");
+    fs::write(&cut, &bytes[..bytes.len() - 2048]).unwrap();
+    let short = dir.path().join("short.tar");
+    let first_file = 1024;
+    fs::write(&short, &bytes[..first_file]).unwrap();
     for (path, message) in [
         (dir.path().join("absent"), "cannot open"),
         (folder, "--root"),
@@ -656,6 +660,7 @@ fn what_is_no_container_image_is_refused_with_the_reason() {
         (text, "is no tar archive"),
         (empty, "neither index.json"),
         (cut, "cannot read what follows"),
+        (short, "neither index.json"),
     ] {
         let error = build(&options(dir.path(), path), &mut |_| ()).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");

@@ -140,4 +140,26 @@ mod tests {
         let reached = reach(&dir.path().join("none"), 5000).await;
         assert!(matches!(reached, Err(Unreached::Socket(_))));
     }
+
+    #[tokio::test]
+    async fn descriptors_that_come_along_with_bytes_are_thrown_away() {
+        let (inside, ours) = StdStream::pair().unwrap();
+        let (reached, _) = answered(|stream| {
+            send_descriptor(stream.as_fd(), b'O', Some(ours.as_fd())).unwrap();
+            assert_eq!(stream.try_write(b"K 7\n").unwrap(), 4);
+            None
+        })
+        .await;
+        drop(ours);
+        let (mut held, given) = std::io::pipe().unwrap();
+        send_descriptor(inside.as_fd(), b'!', Some(given.as_fd())).unwrap();
+        drop((given, inside));
+        let mut heard = Vec::new();
+        reached.unwrap().read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"!");
+        // Nobody has the other end of the pipe any more: reading ends.
+        let mut nothing = Vec::new();
+        std::io::Read::read_to_end(&mut held, &mut nothing).unwrap();
+        assert!(nothing.is_empty());
+    }
 }

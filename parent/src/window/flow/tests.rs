@@ -247,6 +247,32 @@ async fn who_waits_for_room_hears_that_the_reader_is_gone_though_the_other_way_i
 }
 
 #[tokio::test]
+async fn descriptors_that_an_enclave_sends_along_are_thrown_away_however_much_comes() {
+    use crate::sandbox::sys::socket::send_descriptor;
+
+    for before in [0, 4 * TURN] {
+        let mut flow = flowing(Bounds::default()).await;
+        let (mut held, given) = std::io::pipe().unwrap();
+        let sending = async {
+            // Much makes it move bytes through a pipe.
+            flow.enclave.write_all(&vec![1; before]).await.unwrap();
+            flow.enclave.writable().await.unwrap();
+            send_descriptor(flow.enclave.as_fd(), b'!', Some(given.as_fd())).unwrap();
+            drop(given);
+            flow.enclave.write_all(&vec![2; before]).await.unwrap();
+            flow.enclave.shutdown().await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let (read, ()) = tokio::join!(flow.other.read_to_end(&mut heard), sending);
+        assert_eq!(read.unwrap(), b"early ".len() + 2 * before + 1);
+        // Nobody has the other end of the pipe any more: reading ends.
+        let mut nothing = Vec::new();
+        std::io::Read::read_to_end(&mut held, &mut nothing).unwrap();
+        assert!(nothing.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn an_idle_flow_ends_and_one_that_carried_enough_too() {
     let idle = Bounds {
         idle: Duration::from_millis(50),
