@@ -81,6 +81,37 @@ fn an_image_other_than_the_declared_one_never_serves_and_is_named() {
 }
 
 #[test]
+fn an_enclave_whose_address_is_taken_does_not_serve_until_it_is_free() {
+    let stage = Stage::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    stage.declare("cards", "1", &ingress(address));
+    let _daemon = stage.daemon();
+    let view = eventually("an error", || {
+        let view = stage.view("cards");
+        view["last_error"].is_string().then_some(view)
+    });
+    let error = view["last_error"].as_str().unwrap_or_default().to_owned();
+    assert!(
+        error.contains("nothing can listen at") && error.contains(&address.to_string()),
+        "{error}"
+    );
+    assert_eq!(view["condition"], "starting");
+    assert_eq!(stage.ask("GET", "/v1/ready", "").0, 503);
+    drop(taken);
+    let instance = stage.serves("cards");
+    assert_eq!(through(address), 200);
+    assert_eq!(stage.ask("GET", "/v1/ready", "").0, 200);
+    // It was the same one all the time.
+    let instances = view["instances"].as_array().expect("a list");
+    assert!(
+        instances
+            .iter()
+            .any(|one| one["name"] == instance.name.as_str())
+    );
+}
+
+#[test]
 fn enclaves_and_flows_outlive_the_daemon_and_the_next_one_finds_them() {
     let stage = Stage::new();
     let address = free_port();
